@@ -1,0 +1,1 @@
+"""Talking to people: output, progress, errors. Nothing else in the package prints."""

@@ -1,0 +1,119 @@
+"""Errors that a user can act on: what went wrong, where, how to mend it, and the exit code that says so."""
+
+import errno
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command; documented in ``docs/cli.md``."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    BAD_INPUT = 4
+    UNSUPPORTED = 5
+    MISSING_DEPENDENCY = 6
+    TARGET_EXISTS = 7
+    CANNOT_WRITE = 8
+    NETWORK = 9
+    CHECK_FAILED = 10
+    INTERRUPTED = 130
+
+
+class AptError(Exception):
+    """A failure told in one line.
+
+    :param message: what went wrong and where, in one line.
+    :param hint: how to mend it; may be empty.
+    """
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(AptError):
+    """The call itself is wrong: unknown option, contradictory options, a bad recipe or config."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NotFoundError(AptError):
+    """A model, file, component or plugin of that name does not exist."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class BadInputError(AptError):
+    """An input is corrupted, contradictory or unsafe."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class UnsupportedError(AptError):
+    """The input is sound, but this operation does not cover it (an architecture without descriptor, say)."""
+
+    exit_code = ExitCode.UNSUPPORTED
+
+
+class MissingDependencyError(AptError):
+    """A library that the operation needs is not installed."""
+
+    exit_code = ExitCode.MISSING_DEPENDENCY
+
+
+class TargetExistsError(AptError):
+    """The output exists and ``--overwrite`` was not given."""
+
+    exit_code = ExitCode.TARGET_EXISTS
+
+
+class CannotWriteError(AptError):
+    """The output cannot be written: permission, read-only file system, full disk."""
+
+    exit_code = ExitCode.CANNOT_WRITE
+
+
+class NetworkError(AptError):
+    """A server could not be reached or refused."""
+
+    exit_code = ExitCode.NETWORK
+
+
+class CheckFailedError(AptError):
+    """A verification ran and the model did not pass it."""
+
+    exit_code = ExitCode.CHECK_FAILED
+
+
+_WRITE_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def explain(error: BaseException) -> AptError | None:
+    """Return the user-facing form of an exception, or ``None`` when it is a fault of ours.
+
+    Errors of the operating system are the user's to mend as often as not; they are mapped here so that no
+    caller has to.
+    """
+    if isinstance(error, AptError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("apt"):
+        return MissingDependencyError(
+            f"the Python package {error.name!r} is not installed", hint=f"pip install {error.name}"
+        )
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"no such file or directory: {error.filename}")
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRNOS:
+        where = f": {error.filename}" if error.filename else ""
+        return CannotWriteError(f"cannot write{where}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return AptError(f"{error.strerror}{where}")
+    return None

@@ -1,0 +1,143 @@
+"""The only place that prints: results on stdout (tables or JSON), talk on stderr.
+
+Colour and animation appear only on a terminal and never when ``NO_COLOR`` is set.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from apt.console.errors import AptError
+from apt.console.table import Result, Table
+
+
+@dataclasses.dataclass(slots=True)
+class _Settings:
+    json: bool = False
+    quiet: bool = False
+
+
+_settings = _Settings()
+
+
+def configure(*, json: bool = False, quiet: bool = False) -> None:
+    """Set the form of the output for the rest of the process."""
+    _settings.json = json
+    _settings.quiet = quiet
+
+
+def json_requested() -> bool:
+    """Whether results and errors are written as JSON."""
+    return _settings.json
+
+
+def is_quiet() -> bool:
+    """Whether talk (not errors) is left out."""
+    return _settings.quiet
+
+
+def coloured(stream: Any) -> bool:
+    """Whether escape codes may be written to ``stream``."""
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def to_jsonable(value: Any) -> Any:
+    """Turn a result (dataclasses, paths, enums, tuples) into plain JSON values; non-finite floats become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_jsonable(v) for v in value]
+    if isinstance(value, Enum):
+        return to_jsonable(value.value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and value - value != 0.0:  # NaN and infinities are not JSON
+        return None
+    return value
+
+
+def to_json(value: Any) -> str:
+    """Return indented JSON text; Chinese stays readable."""
+    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
+
+
+def display_width(text: str) -> int:
+    """Columns that ``text`` takes on a terminal: East Asian wide characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def format_table(table: Table) -> str:
+    """Lay a table out in aligned columns; numeric columns are right-aligned."""
+    rows = [list(table.columns), *[list(row) for row in table.rows]]
+    widths = [max(display_width(row[i]) for row in rows) for i in range(len(table.columns))]
+    numeric = [
+        bool(table.rows) and all(not r[i] or r[i].lstrip("+-")[:1].isdigit() for r in table.rows)
+        for i in range(len(table.columns))
+    ]
+
+    def line(row: list[str]) -> str:
+        cells = []
+        for cell, width, right in zip(row, widths, numeric, strict=True):
+            padding = " " * (width - display_width(cell))
+            cells.append(padding + cell if right else cell + padding)
+        return "  ".join(cells).rstrip()
+
+    head = [table.title] if table.title else []
+    return "\n".join([*head, *(line(row) for row in rows)])
+
+
+def emit(result: Result) -> None:
+    """Write a result to stdout: JSON when asked for, tables else."""
+    if _settings.json:
+        text = to_json(result)
+    else:
+        text = "\n\n".join(format_table(table) for table in result.tables())
+    _write(sys.stdout, text)
+
+
+def emit_text(text: str) -> None:
+    """Write plain text that is itself the data (a template, a completion script) to stdout."""
+    _write(sys.stdout, text)
+
+
+def note(text: str) -> None:
+    """Tell something in passing, on stderr."""
+    if not _settings.quiet:
+        _write(sys.stderr, text)
+
+
+def warn(text: str) -> None:
+    """Tell something that the user should know, on stderr; shown even when quiet."""
+    _write(sys.stderr, f"warning: {text}")
+
+
+def fail(error: AptError) -> None:
+    """Write an error: one line on stderr, and with ``--json`` an object on stdout."""
+    if _settings.json:
+        _write(
+            sys.stdout,
+            to_json({"error": {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}}),
+        )
+    message = " ".join(str(error).split())
+    prefix = "\x1b[31merror:\x1b[0m" if coloured(sys.stderr) else "error:"
+    _write(sys.stderr, f"{prefix} {message}")
+
+
+def _write(stream: Any, text: str) -> None:
+    """Write a line; characters that the stream's encoding lacks are escaped rather than fatal."""
+    try:
+        stream.write(text + "\n")
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()

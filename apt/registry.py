@@ -1,0 +1,136 @@
+"""Components: everything that a config or a recipe chooses by name.
+
+A component is ``kind + name → target string + schema string``. Declaring one imports nothing; the target is
+imported when it is used.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from apt.console.errors import NotFoundError, UsageError
+
+#: Kinds of components and what a target of that kind is.
+KINDS: Final = {
+    "operation": "what a command does; a function (options) -> result, callable as a recipe step",
+    "loss": "a training loss; see apt.training.losses",
+    "optimizer": "a function (named parameters, config) -> torch.optim.Optimizer",
+    "scheduler": "a function (step, config) -> learning-rate factor",
+    "sampler": "a sampler with state",
+    "data": "a source of training rows",
+    "strategy": "a pruning strategy",
+    "storage": "a backup target, by URL scheme",
+    "scorer": "what scores token rows with a model file of some format",
+    "quantizer": "a GGUF tensor type",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One named thing.
+
+    :param target: ``"package.module:attribute"``.
+    :param schema: target string of the pydantic model that validates its options; ``""`` for none.
+    :param plugin: canonical name of the plugin that brings it; ``""`` for the core.
+    """
+
+    kind: str
+    name: str
+    target: str
+    schema: str = ""
+    summary: str = ""
+    plugin: str = ""
+
+    def load(self) -> Any:
+        """Import and return the target."""
+        return load_target(self.target)
+
+    def load_schema(self) -> Any:
+        """Import and return the pydantic model of the options."""
+        return load_target(self.schema)
+
+
+def load_target(target: str) -> Any:
+    """Import ``"package.module:attribute"``.
+
+    :raises UsageError: when the string does not have that form or names nothing.
+    """
+    module, separator, attribute = target.partition(":")
+    if not separator or not module or not attribute:
+        raise UsageError(f"bad target {target!r}: expected 'package.module:attribute'")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UsageError(f"bad target {target!r}: {module} has no {attribute!r}") from None
+    return found
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'x'?"`` for the nearest known word, or the list of the known ones."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if names else ""
+
+
+class Registry:
+    """Components by kind and name; the first to claim a name keeps it."""
+
+    def __init__(self, components: Iterable[Component] = ()) -> None:
+        self._components: dict[tuple[str, str], Component] = {}
+        for component in components:
+            self.add(component)
+
+    def add(self, component: Component) -> None:
+        """Register a component.
+
+        :raises UsageError: for an unknown kind or a name that is taken.
+        """
+        if component.kind not in KINDS:
+            raise UsageError(f"unknown component kind {component.kind!r}", hint=did_you_mean(component.kind, KINDS))
+        key = (component.kind, component.name)
+        if key in self._components:
+            owner = self._components[key].plugin or "the core"
+            raise UsageError(f"{component.kind} {component.name!r} is already registered by {owner}")
+        self._components[key] = component
+
+    def get(self, kind: str, name: str) -> Component:
+        """Return a component.
+
+        :raises NotFoundError: with the nearest known name.
+        """
+        try:
+            return self._components[kind, name]
+        except KeyError:
+            raise NotFoundError(f"no {kind} is called {name!r}", hint=did_you_mean(name, self.names(kind))) from None
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of one kind, sorted."""
+        return sorted(n for k, n in self._components if k == kind)
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self._components.values())
+
+
+#: What the core brings itself. Strings only: nothing here is imported until it is used.
+CORE_COMPONENTS: Final = (
+    Component("operation", "sample-text", "apt.evaluation.operations:sample_text",
+              "apt.evaluation.operations:SampleTextOptions", "sample disjoint calibration, train and held-out rows from a model"),
+    Component("operation", "embedded-text", "apt.evaluation.operations:embedded_text",
+              "apt.evaluation.operations:EmbeddedTextOptions", "write rows of the embedded texts"),
+    Component("operation", "test", "apt.evaluation.operations:test",
+              "apt.evaluation.operations:TestOptions", "check a model and measure its perplexity"),
+    Component("operation", "compare", "apt.evaluation.operations:compare",
+              "apt.evaluation.operations:CompareOptions", "compare models on the same rows"),
+    Component("loss", "ce", "apt.training.losses.ce:CrossEntropy", "apt.training.losses.ce:CrossEntropyOptions",
+              "cross-entropy on the labels"),
+    Component("optimizer", "adamw", "apt.training.optimizers.adamw:build", "apt.training.optimizers.adamw:AdamWOptions",
+              "AdamW"),
+    Component("scheduler", "cosine", "apt.training.schedulers:cosine", "apt.training.schedulers:CosineOptions",
+              "linear warm-up, cosine decay"),
+)

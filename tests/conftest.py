@@ -1,0 +1,86 @@
+"""Fixtures shared by all tests: small models made on the spot, a home of their own for every test."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# One thread each: the tests run in parallel, and torch's thread pools spin against one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+TRAINING_TEXT = (
+    "def add(a, b):\n    return a + b\n\n"
+    "The quick brown fox jumps over the lazy dog. 你好，世界。 Numbers: 0123456789.\n"
+)
+
+
+def build_tokenizer(vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer with the GPT-2 pre-tokenizer; every text begins with ``<s>``."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TRAINING_TEXT], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=128
+    )
+
+
+def make_llama(path: Path, *, seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:
+    """Write a random Llama checkpoint with tokenizer to ``path``; ``changes`` override the config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": 288,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "tie_word_embeddings": True,
+    }
+    settings.update(changes)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**settings)).to(getattr(torch, dtype))
+    model.save_pretrained(path)
+    build_tokenizer(settings["vocab_size"]).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama (GQA, tied) that no test may change."""
+    return make_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def new_llama() -> Callable[..., Path]:
+    """The maker itself, for tests that need a model of their own."""
+    return make_llama
+
+
+@pytest.fixture(autouse=True)
+def apt_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty home, so that no test sees a user's models, plugins or caches."""
+    home = tmp_path / "apt-home"
+    monkeypatch.setenv("APT_HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    return home
