@@ -1,0 +1,224 @@
+"""Outputs that are there whole or not at all.
+
+A result is written into a hidden sibling, flushed to the disk, and renamed once. Replacing an existing target
+exchanges the two names in one system call (``RENAME_EXCHANGE``, Linux); where the file system has no such call, a
+small journal makes the two renames recoverable by whoever opens the target next.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from apt.console.errors import CannotWriteError, TargetExistsError
+
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+_NOT_OFFERED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+
+
+@contextmanager
+def atomic_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty hidden directory that becomes ``target`` when the block ends without an exception.
+
+    :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false; nothing is written then.
+    :raises CannotWriteError: when the place cannot be written or the disk is full; nothing is left then.
+    """
+    target = _prepare(target, overwrite)
+    aside = _aside_name(target)
+    with _told_as_cannot_write(target):
+        aside.mkdir()
+        try:
+            yield aside
+            _fsync_tree(aside)
+            _publish(aside, target, overwrite)
+        finally:
+            # After an exchange the hidden name holds the old target; after a failure, the unfinished new one.
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes ``target`` when the block ends without an exception.
+
+    :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false; nothing is written then.
+    :raises CannotWriteError: when the place cannot be written or the disk is full; nothing is left then.
+    """
+    target = _prepare(target, overwrite)
+    aside = _aside_name(target)
+    with _told_as_cannot_write(target):
+        try:
+            with aside.open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if overwrite:
+                aside.replace(target)
+            else:
+                _rename_new(aside, target)
+            _fsync_directory(target.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def recover(target: Path) -> None:
+    """Finish or undo an exchange that was interrupted between its two renames; does nothing else.
+
+    Called before a target is read or written. Costs one failed ``stat`` in the common case.
+    """
+    journal = _journal_name(target)
+    if not journal.exists():
+        return
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        names = json.loads(journal.read_text(encoding="utf-8"))
+        new, old = (target.parent / Path(str(names[key])).name for key in ("new", "old"))
+        if not target.exists():
+            (new if new.exists() else old).rename(target)
+            _fsync_directory(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+    with suppress(OSError):
+        journal.unlink(missing_ok=True)
+
+
+def _prepare(target: Path, overwrite: bool) -> Path:
+    """Check the target, make its parent, and clear away what killed processes left beside it."""
+    target = Path(os.path.abspath(target))
+    with suppress(OSError):
+        recover(target)
+    if not overwrite and os.path.lexists(target):
+        raise TargetExistsError(f"{target} exists already", hint="choose another output or give --overwrite")
+    with _told_as_cannot_write(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{_escape(target.name)}.*.partial"):
+        if _is_abandoned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return target
+
+
+def _escape(name: str) -> str:
+    import glob
+
+    return glob.escape(name)
+
+
+def _aside_name(target: Path) -> Path:
+    host = "".join(c for c in socket.gethostname() if c.isalnum())[:32]
+    return target.with_name(f".{target.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def _is_abandoned(leftover: Path) -> bool:
+    """Whether the process that made a hidden sibling is gone; another host's are left alone."""
+    parts = leftover.name.removesuffix(".partial").rpartition(".")[2].split("-")
+    host = "".join(c for c in socket.gethostname() if c.isalnum())[:32]
+    if len(parts) != 3 or parts[0] != host or not parts[1].isdigit():
+        return False
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+@contextmanager
+def _told_as_cannot_write(target: Path) -> Iterator[None]:
+    """Turn the system's refusals to write into one line that names the target."""
+    try:
+        yield
+    except OSError as error:
+        refusals = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+        if error.errno not in refusals:
+            raise
+        raise CannotWriteError(
+            f"cannot write {target}: {error.strerror}", hint="free space or choose another output"
+        ) from error
+
+
+def _publish(aside: Path, target: Path, overwrite: bool) -> None:
+    if overwrite and os.path.lexists(target):
+        try:
+            _renameat2(aside, target, _RENAME_EXCHANGE)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise
+            _exchange_with_journal(aside, target)
+    else:
+        _rename_new(aside, target)
+    _fsync_directory(target.parent)
+
+
+def _rename_new(aside: Path, target: Path) -> None:
+    """Rename, refusing a target that somebody else made meanwhile."""
+    try:
+        _renameat2(aside, target, _RENAME_NOREPLACE)
+    except FileExistsError:
+        raise TargetExistsError(f"{target} was made by another process meanwhile") from None
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        if os.path.lexists(target):
+            raise TargetExistsError(f"{target} was made by another process meanwhile") from None
+        aside.rename(target)
+
+
+def _exchange_with_journal(aside: Path, target: Path) -> None:
+    """Replace ``target`` by two renames with a journal that :func:`recover` can finish."""
+    old = _aside_name(target)
+    journal = _journal_name(target)
+    with journal.open("w", encoding="utf-8") as stream:
+        json.dump({"new": aside.name, "old": old.name}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    _fsync_directory(target.parent)
+    target.rename(old)
+    aside.rename(target)
+    _fsync_directory(target.parent)
+    journal.unlink()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _journal_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}.exchange")
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> None:
+    """Call Linux's ``renameat2``; raises ``OSError(ENOSYS)`` where the C library has none."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        raise OSError(errno.ENOSYS, "renameat2 is not offered")
+    if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
+
+
+def _fsync_tree(directory: Path) -> None:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _fsync_directory(Path(folder))
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a directory; the rename itself has been done.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""From headers to a live transformers model, refusing what transformers would let pass.
+
+``from_pretrained`` (5.23) fills missing tensors with random numbers and reports them in a log line; it also reads
+index entries that point outside the directory. Here both are errors; the index was checked when the headers were read.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from apt.checkpoint.reader import Checkpoint
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' log lines and progress bars while what they would say is checked here."""
+    from transformers.utils import logging
+
+    # transformers does not annotate this module.
+    transformers_logging: Any = logging
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(50)  # logging.CRITICAL
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_model(checkpoint: "Checkpoint", *, dtype: "torch.dtype | None", device: str) -> "PreTrainedModel":
+    """Load a causal language model; see :meth:`apt.checkpoint.reader.Checkpoint.load`."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any
+    report: Mapping[str, Any]
+    with quiet_transformers():
+        try:
+            load: Any = AutoModelForCausalLM.from_pretrained
+            model, report = load(
+                checkpoint.path,
+                dtype=dtype if dtype is not None else "auto",
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (ValueError, KeyError) as error:
+            raise UnsupportedError(f"{checkpoint.path}: transformers cannot build it: {_line(error)}") from error
+        except (RuntimeError, OSError, TypeError, AttributeError, ZeroDivisionError) as error:
+            raise BadInputError(f"{checkpoint.path}: cannot be loaded: {_line(error)}") from error
+        except Exception as error:
+            # Config validation raises classes of its own (huggingface_hub's strict dataclasses), safetensors another.
+            if type(error).__module__.partition(".")[0] not in ("huggingface_hub", "safetensors", "safetensors_rust"):
+                raise
+            raise BadInputError(f"{checkpoint.path}: cannot be loaded: {_line(error)}") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(str(n) for n in report.get(what) or ())
+        if names:
+            raise BadInputError(
+                f"{checkpoint.path}: {len(names)} {what.replace('_', ' ')}, the first {names[0]!r}",
+                hint="config.json and the weights are not of the same model",
+            )
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def load_tokenizer(checkpoint: "Checkpoint") -> "PreTrainedTokenizerBase":
+    """Load the tokenizer; see :meth:`apt.checkpoint.reader.Checkpoint.tokenizer`."""
+    from transformers import AutoTokenizer
+
+    path = checkpoint.path
+    if not any((path / n).exists() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise NotFoundError(f"{path} has no tokenizer", hint="copy tokenizer.json of the original model beside it")
+    with quiet_transformers():
+        try:
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            # tokenizers raises bare Exception on a corrupted file.
+            raise BadInputError(f"{path}: the tokenizer cannot be loaded: {_line(error)}") from error
+    return found
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, short enough to read."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,197 @@
+"""Writing a stock checkpoint: aside, with lineage and checksums, renamed once."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from apt import __version__
+from apt.checkpoint.atomic import atomic_directory
+from apt.checkpoint.reader import LINEAGE_NAME, SIDE_FILES, Checkpoint, file_digest
+from apt.checkpoint.safetensors_header import DTYPE_BITS
+from apt.console.errors import BadInputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Version of the form of ``apt.json``.
+FORMAT_VERSION: Final = 1
+
+#: Called with each checkpoint after it was published; the plugin host connects its hook here.
+written_listeners: list[Callable[[Checkpoint], None]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor to be written: safetensors dtype name and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor's data."""
+        bits = DTYPE_BITS[self.dtype]
+        for n in self.shape:
+            bits *= n
+        return (bits + 7) // 8
+
+
+class CheckpointWriter:
+    """Write a checkpoint into a hidden sibling of ``target`` that becomes ``target`` on a clean exit.
+
+    :param target: the directory to make.
+    :param operation: what makes it ("prune", "distill", "import", …).
+    :param parent: the checkpoint it was made from, recorded by digest.
+    :param options: the operation's options as plain JSON values.
+    :param overwrite: exchange an existing target.
+    :raises TargetExistsError: on entering, when the target exists and ``overwrite`` is false.
+    """
+
+    def __init__(
+        self,
+        target: Path | str,
+        *,
+        operation: str,
+        parent: Checkpoint | None,
+        options: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> None:
+        self.target = Path(target)
+        #: Figures measured while it was made; set before leaving the block.
+        self.metrics: dict[str, Any] = {}
+        self._operation = operation
+        self._parent = parent
+        self._options = dict(options)
+        self._overwrite = overwrite
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        #: Where the files are written meanwhile.
+        self.directory = self._stack.enter_context(atomic_directory(self.target, overwrite=self._overwrite))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                self._write_lineage()
+            except BaseException as failure:
+                self._stack.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._stack.__exit__(kind, error, traceback)
+        if kind is None and written_listeners:
+            checkpoint = Checkpoint.open(self.target)
+            for listener in written_listeners:
+                listener(checkpoint)
+
+    def write_tensors(
+        self, specs: Sequence[TensorSpec], data: Iterable[tuple[str, bytes]], filename: str = "model.safetensors"
+    ) -> None:
+        """Write one safetensors file, a tensor at a time; ``data`` comes in the order of ``specs``.
+
+        :raises BadInputError: when ``data`` does not match ``specs``.
+        """
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        position = 0
+        for spec in specs:
+            end = position + spec.size_bytes
+            header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [position, end]}
+            position = end
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)
+        with (self.directory / filename).open("xb") as stream:
+            stream.write(len(raw).to_bytes(8, "little") + raw)
+            written = 0
+            for spec, (name, payload) in zip(specs, data, strict=True):
+                if name != spec.name or len(payload) != spec.size_bytes:
+                    raise BadInputError(f"tensor {name!r} of {len(payload)} bytes where {spec.name!r} was announced")
+                stream.write(payload)
+                written += len(payload)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file beside the weights."""
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        (self.directory / name).write_text(text, encoding="utf-8")
+
+    def copy_side_files(self, parent: Checkpoint) -> None:
+        """Copy tokenizer, templates, generation config and licence of the parent; what exists already stays."""
+        for name in SIDE_FILES:
+            source, target = parent.path / name, self.directory / name
+            if name != "README.md" and source.is_file() and not target.exists():
+                shutil.copyfile(source, target)
+
+    def _write_lineage(self) -> None:
+        files = {
+            p.name: {"size_bytes": p.stat().st_size, "sha256": file_digest(p)}
+            for p in sorted(self.directory.iterdir())
+            if p.is_file()
+        }
+        parent = self._parent and {"name": self._parent.name, "digest": self._parent.digest()}
+        self.write_json(
+            LINEAGE_NAME,
+            {
+                "format_version": FORMAT_VERSION,
+                "operation": self._operation,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "parent": parent,
+                "ancestors": _ancestors(self._parent),
+                "options": self._options,
+                "metrics": self.metrics,
+                "packages": package_versions(),
+                "files": files,
+            },
+        )
+
+
+def _ancestors(parent: Checkpoint | None) -> list[dict[str, Any]]:
+    """Operations that led to the parent, oldest first."""
+    if parent is None or parent.lineage is None:
+        return []
+    own = {"operation": parent.lineage.get("operation"), "name": parent.name}
+    return [*parent.lineage.get("ancestors", []), own]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides a result; a package that is not installed is left out."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version(), "apt-model": __version__}
+    for name in ("torch", "transformers", "safetensors", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def save_model(
+    model: "PreTrainedModel",
+    target: Path | str,
+    *,
+    operation: str,
+    parent: Checkpoint,
+    options: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Checkpoint:
+    """Write a model in memory as a stock checkpoint, in the model's dtype, with the parent's tokenizer.
+
+    :raises TargetExistsError: when the target exists and ``overwrite`` is false.
+    """
+    from apt.checkpoint.loading import quiet_transformers
+
+    with CheckpointWriter(target, operation=operation, parent=parent, options=options, overwrite=overwrite) as writer:
+        with quiet_transformers():
+            model.save_pretrained(writer.directory)
+        writer.copy_side_files(parent)
+        writer.metrics.update(metrics)
+    return Checkpoint.open(target)
