@@ -7,6 +7,7 @@ small journal makes the two renames recoverable by whoever opens the target next
 
 import ctypes
 import errno
+import glob
 import json
 import os
 import secrets
@@ -98,16 +99,10 @@ def _prepare(target: Path, overwrite: bool) -> Path:
         raise TargetExistsError(f"{target} exists already", hint="choose another output or give --overwrite")
     with _told_as_cannot_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{_escape(target.name)}.*.partial"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if _is_abandoned(leftover):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return target
-
-
-def _escape(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
 
 
 def _aside_name(target: Path) -> Path:

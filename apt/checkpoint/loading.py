@@ -82,7 +82,9 @@ def load_tokenizer(checkpoint: "Checkpoint") -> "PreTrainedTokenizerBase":
         raise NotFoundError(f"{path} has no tokenizer", hint="copy tokenizer.json of the original model beside it")
     with quiet_transformers():
         try:
-            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             # tokenizers raises bare Exception on a corrupted file.
             raise BadInputError(f"{path}: the tokenizer cannot be loaded: {_line(error)}") from error

@@ -233,8 +233,8 @@ def _read_indexed(directory: Path, index: dict[str, Any]) -> dict[str, TensorInf
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise BadInputError(f"{directory / INDEX_NAME}: no weight_map from tensor names to file names")
     tensors: dict[str, TensorInfo] = {}
-    for shard in sorted(set(weight_map.values())):
-        path = member(directory, shard)
+    paths = {shard: member(directory, shard) for shard in sorted(set(weight_map.values()))}
+    for shard, path in paths.items():
         if not path.exists():
             raise NotFoundError(f"{directory}: the index names {shard}, which is not there", hint="copy it again")
         for name, tensor in read_header(path)[0].items():

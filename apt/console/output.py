@@ -11,10 +11,14 @@ import unicodedata
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from apt.console.errors import AptError
 from apt.console.table import Result, Table
+
+
+#: Cells of a numeric column that hold no number.
+_NO_FIGURE: Final = ("", "-", "–", "nan")
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,9 +75,7 @@ def to_json(value: Any) -> str:
 
 def display_width(text: str) -> int:
     """Columns that ``text`` takes on a terminal: East Asian wide characters take two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def format_table(table: Table) -> str:
@@ -81,7 +83,7 @@ def format_table(table: Table) -> str:
     rows = [list(table.columns), *[list(row) for row in table.rows]]
     widths = [max(display_width(row[i]) for row in rows) for i in range(len(table.columns))]
     numeric = [
-        bool(table.rows) and all(not r[i] or r[i].lstrip("+-")[:1].isdigit() for r in table.rows)
+        bool(table.rows) and all(r[i] in _NO_FIGURE or r[i].lstrip("+-")[:1].isdigit() for r in table.rows)
         for i in range(len(table.columns))
     ]
 

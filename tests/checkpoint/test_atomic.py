@@ -1,0 +1,170 @@
+"""Outputs are there whole or not at all: refusals, exchange, kills, a full disk."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from apt.checkpoint import atomic
+from apt.console.errors import CannotWriteError, TargetExistsError
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(p.name for p in directory.iterdir())
+
+
+def write(target: Path, text: str, **options: bool) -> None:
+    with atomic.atomic_directory(target, **options) as aside:
+        (aside / "file").write_text(text)
+
+
+def test_directory_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "model"
+    with atomic.atomic_directory(target) as aside:
+        (aside / "file").write_text("x")
+        assert not target.exists()
+    assert (target / "file").read_text() == "x"
+    assert names(target.parent) == ["model"]
+
+
+def test_existing_target_is_refused_and_untouched(tmp_path: Path) -> None:
+    write(tmp_path / "model", "old")
+    with pytest.raises(TargetExistsError, match="--overwrite"):
+        write(tmp_path / "model", "new")
+    assert (tmp_path / "model" / "file").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic.atomic_directory(tmp_path / "model") as aside:
+        (aside / "file").write_text("x")
+        raise RuntimeError
+    assert names(tmp_path) == []
+
+
+def test_failed_overwrite_keeps_the_old(tmp_path: Path) -> None:
+    write(tmp_path / "model", "old")
+    with pytest.raises(RuntimeError), atomic.atomic_directory(tmp_path / "model", overwrite=True) as aside:
+        (aside / "file").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "model" / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("exchange_is_offered", [True, False])
+def test_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange_is_offered: bool) -> None:
+    if not exchange_is_offered:
+
+        def refuse(source: Path, target: Path, flags: int) -> None:
+            raise OSError(errno.EINVAL, "not offered")
+
+        monkeypatch.setattr(atomic, "_renameat2", refuse)
+    write(tmp_path / "model", "old")
+    write(tmp_path / "model", "new", overwrite=True)
+    assert (tmp_path / "model" / "file").read_text() == "new"
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"), [(("new", "old"), "new"), (("old",), "old"), (("model", "old"), "model")]
+)
+def test_recover_after_a_kill_between_the_renames(tmp_path: Path, present: tuple[str, ...], expected: str) -> None:
+    files = {"new": ".model.new", "old": ".model.old", "model": "model"}
+    for name in present:
+        (tmp_path / files[name]).mkdir()
+        (tmp_path / files[name] / "file").write_text(name)
+    (tmp_path / ".model.exchange").write_text(json.dumps({"new": ".model.new", "old": ".model.old"}))
+    atomic.recover(tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == expected
+    assert names(tmp_path) == ["model"]
+
+
+def test_journal_never_reaches_outside(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "model").mkdir()
+    (place / ".model.exchange").write_text(json.dumps({"new": "../victim", "old": "../victim"}))
+    atomic.recover(place / "model")
+    assert victim.exists()
+
+
+def test_killed_writer_leaves_no_target_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, pathlib
+from apt.checkpoint.atomic import atomic_directory
+with atomic_directory(pathlib.Path({str(tmp_path / "model")!r})) as aside:
+    (aside / "file").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    assert names(tmp_path)[0].endswith(".partial")
+    write(tmp_path / "model", "whole")
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
+    with atomic.atomic_directory(tmp_path / "model") as first:
+        write(tmp_path / "model", "second")
+        assert first.exists()
+        (tmp_path / "model" / "file").unlink()
+        (tmp_path / "model").rmdir()
+    assert names(tmp_path) == ["model"]
+
+
+def test_race_is_lost_without_damage(tmp_path: Path) -> None:
+    with pytest.raises(TargetExistsError, match="meanwhile"), atomic.atomic_directory(tmp_path / "model"):
+        write(tmp_path / "model", "winner")
+    assert (tmp_path / "model" / "file").read_text() == "winner"
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(CannotWriteError), atomic.atomic_file(tmp_path / "file") as stream:
+            stream.write(b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a dropped uid can only be shown by root")
+def test_read_only_place_is_one_clear_line() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        code = f"""
+import os, pathlib
+from apt.checkpoint.atomic import atomic_directory
+from apt.console.errors import CannotWriteError
+os.setuid(65534)
+try:
+    with atomic_directory(pathlib.Path({place!r}, "model")):
+        raise SystemExit("written")
+except CannotWriteError as error:
+    print(error)
+"""
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert done.stdout.startswith(f"cannot write {place}/model: Permission denied")
+        assert names(Path(place)) == []
+
+
+def test_file(tmp_path: Path) -> None:
+    with atomic.atomic_file(tmp_path / "f") as stream:
+        stream.write(b"one")
+    with pytest.raises(TargetExistsError), atomic.atomic_file(tmp_path / "f") as stream:
+        stream.write(b"two")
+    with atomic.atomic_file(tmp_path / "f", overwrite=True) as stream:
+        stream.write(b"three")
+    assert (tmp_path / "f").read_bytes() == b"three"
+    assert names(tmp_path) == ["f"]
