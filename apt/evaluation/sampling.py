@@ -1,0 +1,74 @@
+"""Text sampled from a model itself, for models whose training text is not at hand."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from apt.console.progress import progress
+
+if TYPE_CHECKING:
+    import torch
+
+#: Rows that are sampled side by side.
+BATCH_ROWS: Final = 64
+
+
+def start_token(config: Mapping[str, Any]) -> int:
+    """Return the token that a sampled row begins with: BOS, for models without one EOS, else 0."""
+    for part in (config, config.get("text_config") or {}):
+        for key in ("bos_token_id", "eos_token_id"):
+            value = part.get(key)
+            value = value[0] if isinstance(value, list) and value else value
+            if isinstance(value, int):
+                return value
+    return 0
+
+
+def sample_rows(model: Any, *, rows: int, window: int, seed: int, bos: int) -> "torch.Tensor":
+    """Sample token rows at temperature 1 with the end-of-sequence token suppressed.
+
+    :param model: a transformers causal language model.
+    :param seed: the same seed gives the same rows on the same machine; other seeds give other rows.
+    :param bos: the token that every row begins with.
+    :returns: int64 ``[rows, window]`` on the CPU.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), progress("sampling", rows * (window - 1), "tokens") as bar:
+            parts = []
+            for begin in range(0, rows, BATCH_ROWS):
+                count = min(BATCH_ROWS, rows - begin)
+                parts.append(_sample_batch(model, count, window, generator, bos, bar))
+    finally:
+        model.train(was_training)
+    return torch.cat(parts)
+
+
+def _sample_batch(
+    model: Any, rows: int, window: int, generator: "torch.Generator", bos: int, bar: Any
+) -> "torch.Tensor":
+    import torch
+
+    ids = torch.full((rows, window), bos, dtype=torch.long)
+    ends = end_tokens(model)
+    cache = None
+    for t in range(1, window):
+        out = model(input_ids=ids[:, t - 1 : t].to(model.device), past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        logits = out.logits[:, -1].float().cpu()
+        logits[:, ends] = -torch.inf
+        ids[:, t] = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+        bar.advance(rows)
+    return ids
+
+
+def end_tokens(model: Any) -> list[int]:
+    """Return the end-of-sequence ids that the model's generation config and config name."""
+    found: set[int] = set()
+    for config in (model.generation_config, model.config):
+        value = getattr(config, "eos_token_id", None)
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    return sorted(found)

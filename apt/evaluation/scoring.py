@@ -1,0 +1,235 @@
+"""Log-likelihoods of token rows, and how far one model's predictions are from another's."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from apt.console.errors import BadInputError
+from apt.console.progress import progress
+from apt.evaluation.statistics import Estimate, ratio_estimate
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from apt.evaluation.texts import Rows
+
+__all__ = [
+    "Divergence",
+    "Estimate",
+    "RowScores",
+    "bits_per_byte",
+    "divergence",
+    "divergence_from_logits",
+    "perplexity",
+    "score_rows",
+    "score_together",
+    "token_divergence",
+]
+
+#: Logits of one forward pass are held to this many values (512 MB in fp32).
+_LOGITS_BUDGET: Final = 2**27
+#: Positions whose logits are turned to fp32 at a time.
+_POSITIONS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RowScores:
+    """Scores of rows, each a window of its own.
+
+    :param nll: float64 ``[rows]``, summed negative log-likelihood in nats.
+    :param tokens: int64 ``[rows]``, tokens that were counted.
+    """
+
+    nll: "NDArray[Any]"
+    tokens: "NDArray[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far a model is from a reference on the same tokens.
+
+    :param kl: mean KL(reference || model) in nats per token.
+    :param agreement: share of tokens, 0–1, where both have the same most likely token.
+    """
+
+    kl: Estimate
+    agreement: Estimate
+    tokens: int
+
+
+def perplexity(scores: RowScores) -> Estimate:
+    """``exp`` of the mean negative log-likelihood per token, with its interval over rows."""
+    import numpy as np
+
+    return ratio_estimate(scores.nll, scores.tokens, np.exp)
+
+
+def bits_per_byte(scores: RowScores, n_bytes: "int | Sequence[int]") -> Estimate:
+    """Bits that the model needs for a byte of the counted text.
+
+    :param n_bytes: UTF-8 bytes that the counted tokens stand for, in all or per row; given in all, they are laid
+        on the rows by their tokens.
+    """
+    import numpy as np
+
+    if isinstance(n_bytes, int):
+        weights = scores.tokens * (n_bytes / scores.tokens.sum())
+    else:
+        weights = np.asarray(n_bytes, np.float64)
+    return ratio_estimate(scores.nll / np.log(2.0), weights)
+
+
+def score_rows(model: Any, rows: "Rows", *, batch_rows: int = 8) -> RowScores:
+    """Score rows with a transformers causal language model, in any order of rows and batch size the same.
+
+    :raises BadInputError: when a token id lies outside the model's vocabulary, or nothing is to be counted.
+    """
+    return score_together([model], rows, batch_rows=batch_rows)[0][0]
+
+
+def divergence(reference_model: Any, model: Any, rows: "Rows", *, batch_rows: int = 8) -> Divergence:
+    """KL(reference || model) and top-1 agreement over the counted tokens of ``rows``.
+
+    :raises BadInputError: when the vocabularies differ.
+    """
+    return score_together([reference_model, model], rows, batch_rows=batch_rows)[1][0]
+
+
+def score_together(
+    models: Sequence[Any], rows: "Rows", *, batch_rows: int = 8
+) -> tuple[list[RowScores], list[Divergence]]:
+    """Score several models in one pass; each is run once over the rows.
+
+    :returns: one :class:`RowScores` a model, and the :class:`Divergence` of each further model from the first.
+    """
+    import numpy as np
+
+    _check(models, rows)
+    n = len(rows.ids)
+    nll = np.zeros((len(models), n))
+    kl, agree = np.zeros((len(models), n)), np.zeros((len(models), n))
+    vocabulary = max(m.get_output_embeddings().weight.shape[0] for m in models)
+    with _evaluating(models), progress("scoring", n, "rows") as bar:
+        for batch in _batches(rows, batch_rows, vocabulary):
+            for m, i, sums in _score_batch(models, rows, batch):
+                nll[m, i], kl[m, i], agree[m, i] = sums
+            bar.advance(len(batch))
+    tokens = rows.counted.sum(dim=1).numpy().astype(np.int64)
+    scores = [RowScores(nll[m], tokens) for m in range(len(models))]
+    distances = [_divergence(kl[m], agree[m], tokens) for m in range(1, len(models))]
+    return scores, distances
+
+
+def _divergence(kl: "NDArray[Any]", agree: "NDArray[Any]", tokens: "NDArray[Any]") -> Divergence:
+    return Divergence(ratio_estimate(kl, tokens), ratio_estimate(agree, tokens), int(tokens.sum()))
+
+
+def _score_batch(
+    models: Sequence[Any], rows: "Rows", batch: list[int]
+) -> Iterator[tuple[int, int, tuple[float, float, float]]]:
+    """Yield ``(model, row, (nll, kl to the first model, agreements with it))``, summed over the row's tokens."""
+    import torch
+
+    counted = rows.counted[batch]
+    width = int(counted.nonzero()[:, 1].max()) + 2  # counted[:, t] says that token t + 1 counts
+    counted = counted[:, : width - 1]
+    ids = rows.ids[batch, :width]
+    outputs = [m(input_ids=ids.to(m.device), use_cache=False).logits[:, :-1] for m in models]
+    row, at = counted.nonzero(as_tuple=True)
+    totals = torch.zeros(len(models), len(batch), 3, dtype=torch.float64)
+    for chunk in range(0, len(row), _POSITIONS):
+        r, t = row[chunk : chunk + _POSITIONS], at[chunk : chunk + _POSITIONS]
+        target = ids[r, t + 1]
+        first: torch.Tensor | None = None
+        for m, logits in enumerate(outputs):
+            logp = torch.log_softmax(logits[r, t].float().cpu(), dim=-1)
+            parts = torch.zeros(len(r), 3, dtype=torch.float64)
+            parts[:, 0] = -logp.gather(1, target[:, None])[:, 0].double()
+            if first is None:
+                first = logp
+            else:
+                parts[:, 1], parts[:, 2] = token_divergence(first, logp)
+            totals[m].index_add_(0, r, parts)
+    for m in range(len(models)):
+        for j, i in enumerate(batch):
+            a, b, c = totals[m, j].tolist()
+            yield m, i, (a, b, c)
+
+
+def token_divergence(reference: "torch.Tensor", other: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """KL(reference || other) and equality of the most likely token, position by position.
+
+    :param reference: log-probabilities ``[positions, vocabulary]`` in fp32; ``other`` alike.
+    :returns: two float64 tensors ``[positions]``; the KL is at least 0 (rounding is clipped).
+    """
+    import torch
+
+    # A token that the reference rules out adds nothing, whatever the other says: 0 * inf is not NaN here.
+    p = reference.exp()
+    terms = torch.where(p > 0, p * (reference - other), torch.zeros(()))
+    kl = terms.sum(dim=-1, dtype=torch.float64).clamp(min=0.0)
+    return kl, (reference.argmax(dim=-1) == other.argmax(dim=-1)).double()
+
+
+def divergence_from_logits(reference: Any, other: Any, row: Any | None = None) -> Divergence:
+    """Divergence of predictions that were computed elsewhere (another runtime, say).
+
+    :param reference: logits or log-probabilities ``[positions, vocabulary]``, numpy or torch; ``other`` alike.
+    :param row: int ``[positions]``, the window that a position belongs to, the unit of the interval; blocks of
+        64 positions when absent.
+    :raises BadInputError: when the shapes differ.
+    """
+    import numpy as np
+    import torch
+
+    a, b = torch.as_tensor(reference), torch.as_tensor(other)
+    if a.shape != b.shape or a.ndim != 2:
+        raise BadInputError(f"predictions of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
+    kl, agree = np.empty(len(a)), np.empty(len(a))
+    for chunk in range(0, len(a), _POSITIONS):
+        part = slice(chunk, chunk + _POSITIONS)
+        pair = [torch.log_softmax(x[part].float(), dim=-1) for x in (a, b)]
+        kl[part], agree[part] = (x.numpy() for x in token_divergence(pair[0], pair[1]))
+    group = np.arange(len(a)) // 64 if row is None else np.unique(np.asarray(row), return_inverse=True)[1]
+    return _divergence(np.bincount(group, kl), np.bincount(group, agree), np.bincount(group))
+
+
+def _batches(rows: "Rows", batch_rows: int, vocabulary: int) -> Iterator[list[int]]:
+    """Yield row indices, rows of like length together; rows without a counted token are left out."""
+    lengths = [int(n.nonzero()[-1]) + 2 if n.any() else 0 for n in rows.counted]
+    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i])
+    while order:
+        fits = max(1, min(batch_rows, _LOGITS_BUDGET // (lengths[order[0]] * vocabulary)))
+        batch, order = order[:fits], order[fits:]
+        yield batch
+
+
+def _check(models: Sequence[Any], rows: "Rows") -> None:
+    """Refuse what would fail deep inside a model, or give a figure of nothing."""
+    if not len(rows.ids) or not bool(rows.counted.any()):
+        raise BadInputError(f"the text {rows.source!r} has no token to score")
+    sizes = {int(m.get_output_embeddings().weight.shape[0]) for m in models}
+    if len(sizes) > 1:
+        raise BadInputError(f"models with vocabularies of {sorted(sizes)} tokens cannot be compared token by token")
+    embedded = min(int(m.get_input_embeddings().weight.shape[0]) for m in models)
+    low, high = int(rows.ids.min()), int(rows.ids.max())
+    if low < 0 or high >= embedded:
+        raise BadInputError(f"the text {rows.source!r} has token ids {low}..{high}; the model knows 0..{embedded - 1}")
+
+
+@contextmanager
+def _evaluating(models: Sequence[Any]) -> Iterator[None]:
+    """Evaluation mode without gradients, the former mode afterwards."""
+    import torch
+
+    was = [m.training for m in models]
+    for model in models:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for model, training in zip(models, was, strict=True):
+            model.train(training)
