@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,16 +15,13 @@ from apt.checkpoint.atomic import atomic_directory
 from apt.checkpoint.reader import LINEAGE_NAME, SIDE_FILES, Checkpoint, file_digest
 from apt.checkpoint.safetensors_header import DTYPE_BITS
 from apt.console.errors import BadInputError
+from apt.events import announce
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Version of the form of ``apt.json``.
 FORMAT_VERSION: Final = 1
-
-#: Called with each checkpoint after it was published; the plugin host connects its hook here.
-written_listeners: list[Callable[[Checkpoint], None]] = []
-
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -87,10 +84,8 @@ class CheckpointWriter:
                 self._stack.__exit__(type(failure), failure, failure.__traceback__)
                 raise
         self._stack.__exit__(kind, error, traceback)
-        if kind is None and written_listeners:
-            checkpoint = Checkpoint.open(self.target)
-            for listener in written_listeners:
-                listener(checkpoint)
+        if kind is None:
+            announce("checkpoint_written", path=self.target, operation=self._operation, metrics=self.metrics)
 
     def write_tensors(
         self, specs: Sequence[TensorSpec], data: Iterable[tuple[str, bytes]], filename: str = "model.safetensors"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apt.checkpoint import writer as writer_module
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter, TensorSpec, save_model
 from apt.console.errors import BadInputError, TargetExistsError
+from apt.events import subscribe
 
 
 def copy_through_writer(source: Checkpoint, target: Path, **options: bool) -> Checkpoint:
@@ -93,13 +93,12 @@ def test_overwrite_and_refusal(llama_dir: Path, tmp_path: Path) -> None:
     assert copy_through_writer(source, tmp_path / "x", overwrite=True).digest() == source.digest()
 
 
-def test_listeners_hear_of_published_checkpoints(
-    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heard: list[Path] = []
-    monkeypatch.setattr(writer_module, "written_listeners", [lambda c: heard.append(c.path)])
+def test_listeners_hear_of_published_checkpoints(llama_dir: Path, tmp_path: Path) -> None:
+    heard: list[tuple[str, Path]] = []
+    unsubscribe = subscribe(lambda event, path, operation, metrics: heard.append((operation, path)))
     copy_through_writer(Checkpoint.open(llama_dir), tmp_path / "x")
-    assert heard == [tmp_path / "x"]
+    unsubscribe()
+    assert heard == [("copy", tmp_path / "x")]
 
 
 def test_chinese_stays_readable(tmp_path: Path) -> None:
