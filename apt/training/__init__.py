@@ -1,0 +1,1 @@
+"""The shared training room: a config, a loss contract, and one runner over ``transformers.Trainer``."""

@@ -1,0 +1,33 @@
+"""Cross-entropy on the labels."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from apt.training.contract import Batch, LossOut, Metric, Resources, count
+from apt.training.losses.linear import Head, Terms, last_hidden, linear_loss, targets_of
+from apt.training.sections import Section
+
+
+class CrossEntropyOptions(Section):
+    """Options of ``ce``."""
+
+    name: Literal["ce"] = "ce"
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class CrossEntropy:
+    """Mean negative log-likelihood of the next token, optionally against smoothed labels."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, options: CrossEntropyOptions, resources: Resources) -> None:
+        self._terms = Terms(label_smoothing=options.label_smoothing)
+
+    def __call__(self, model: Any, batch: Batch, *, rng: torch.Generator, step: int) -> LossOut:
+        """Return the summed cross-entropy; metric ``loss/ce`` is without smoothing."""
+        hidden = last_hidden(model, batch)
+        loss, sums = linear_loss(hidden, Head.of(model), targets_of(batch), self._terms)
+        weight = count(batch)
+        return LossOut(loss, weight, {"loss/ce": Metric(sums.cross_entropy, weight)})

@@ -1,0 +1,61 @@
+"""Distillation: the student's next-token distribution drawn to the teacher's."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from apt.training.contract import Batch, LossOut, Metric, Resources, count
+from apt.training.losses.divergences import DivergenceName
+from apt.training.losses.linear import Head, Teacher, Terms, last_hidden, linear_loss, targets_of
+from apt.training.sections import Section
+
+
+class DistillLossOptions(Section):
+    """Options of ``distill``.
+
+    :param alpha: weight of the divergence; the labels' cross-entropy has ``1 - alpha``.
+    :param temperature: divides both sides' logits; the term is multiplied by its square.
+    """
+
+    name: Literal["distill"] = "distill"
+    divergence: DivergenceName = "forward_kl"
+    alpha: float = Field(1.0, ge=0.0, le=1.0)
+    temperature: float = Field(1.0, gt=0.0, le=100.0)
+
+
+class Distill:
+    """``alpha * T² * divergence(teacher, student) + (1 - alpha) * cross-entropy`` per counted token."""
+
+    needs: frozenset[str] = frozenset({"teacher"})
+
+    def __init__(self, options: DistillLossOptions, resources: Resources) -> None:
+        assert resources.teacher is not None
+        self._teacher = resources.teacher
+        self._terms = Terms(
+            alpha=options.alpha,
+            temperature=options.temperature,
+            divergence=options.divergence,
+            shared_vocab=resources.shared_vocab,
+        )
+
+    def __call__(self, model: Any, batch: Batch, *, rng: torch.Generator, step: int) -> LossOut:
+        """Return the summed loss; metrics ``loss/ce``, ``loss/distill``, ``kd/kl_token`` and ``kd/top1_agree``.
+
+        ``kd/kl_token`` is KL(teacher ‖ student) at temperature 1 in nats per token, whatever is trained on.
+        """
+        with torch.no_grad():
+            theirs = Teacher(last_hidden(self._teacher, batch), Head.of(self._teacher))
+        hidden = last_hidden(model, batch)
+        loss, sums = linear_loss(hidden, Head.of(model), targets_of(batch), self._terms, theirs)
+        weight = count(batch)
+        return LossOut(
+            loss,
+            weight,
+            {
+                "loss/ce": Metric(sums.cross_entropy, weight),
+                "loss/distill": Metric(sums.divergence, weight),
+                "kd/kl_token": Metric(sums.forward_kl, weight),
+                "kd/top1_agree": Metric(sums.agreeing, weight),
+            },
+        )

@@ -1,0 +1,1 @@
+"""Optimizers: each a function ``build(named_parameters, options) -> torch.optim.Optimizer``."""

@@ -1,0 +1,78 @@
+"""Muon for the matrices of the layers, AdamW for everything else.
+
+Muon (K. Jordan, 2024, kellerjordan.github.io/posts/muon) orthogonalises the momentum of a matrix before it steps.
+Embeddings, heads, norms and biases are not such matrices and stay with AdamW.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from apt.training.sections import Section
+
+
+class MuonOptions(Section):
+    """Options of ``muon``: ``lr`` for the layers' matrices, ``adamw_lr`` for the rest."""
+
+    name: Literal["muon"] = "muon"
+    lr: float = Field(0.02, gt=0.0)
+    adamw_lr: float = Field(1e-3, gt=0.0)
+    momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(0.95, ge=0.0, lt=1.0)
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers that step as one; learning rates are changed through ``param_groups`` as usual."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        super().__init__([group for o in self.optimizers for group in o.param_groups], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Make ``param_groups`` the very dictionaries that the inner optimizers read."""
+        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step each optimizer; a closure is evaluated once, before."""
+        loss = closure() if closure is not None else None
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``{"optimizers": [...]}``, a state for each."""
+        return {"optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self._share_groups()
+
+
+def is_layer_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter is a matrix inside a numbered layer (``model.layers.3.mlp.up_proj.weight``)."""
+    return parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
+
+
+def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: MuonOptions) -> torch.optim.Optimizer:
+    """Return Muon and AdamW as one optimizer over the trainable parameters."""
+    trainable = [(n, p) for n, p in parameters if p.requires_grad]
+    matrices = [p for n, p in trainable if is_layer_matrix(n, p)]
+    others = [p for n, p in trainable if not is_layer_matrix(n, p)]
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        made.append(
+            torch.optim.Muon(
+                matrices, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+            )
+        )
+    if others:
+        betas = (options.beta1, options.beta2)
+        made.append(torch.optim.AdamW(others, lr=options.adamw_lr, betas=betas, weight_decay=0.0, fused=True))
+    return Together(made)
