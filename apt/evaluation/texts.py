@@ -5,6 +5,7 @@ the tokenizer has one, else the last token of the row before (a document's first
 Apart from that, every token of the text is counted exactly once.
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -183,11 +184,15 @@ def heldout_text() -> str:
 
 
 def library_texts(split: Split) -> Iterator[str]:
-    """Yield modules of the running interpreter's standard library; the splits share none."""
+    """Yield modules of the running interpreter's standard library.
+
+    The split is by the text's own digest: the library holds some files twice, and the splits shall share none.
+    """
     from apt.assets.corpus import stdlib_texts
 
-    for i, (_, text) in enumerate(stdlib_texts("train")):
-        if (i % _CALIBRATION_EVERY == 0) == (split == "calibration"):
+    for _, text in stdlib_texts("train"):
+        first = hashlib.sha256(text.encode("utf-8")).digest()[0]
+        if (first % _CALIBRATION_EVERY == 0) == (split == "calibration"):
             yield text
 
 
