@@ -1,0 +1,128 @@
+"""The command line's frame: one command is run, and whatever it raises becomes one line and an exit code."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from apt.console import output
+from apt.console.errors import AptError, ExitCode, NotFoundError, UsageError, explain
+from apt.plugins import host as hosts
+from apt.plugins.core import LEGACY_COMMANDS
+
+#: What a shell reports for a process whose reader has gone.
+BROKEN_PIPE: Final = 141
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_gone()
+    except KeyboardInterrupt:
+        return _fail(AptError("interrupted"), ExitCode.INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("APT_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        known = explain(error)
+        if known is None:
+            known = _unexpected(error)
+        return _fail(known, known.exit_code)
+
+
+def _run(words: list[str]) -> int:
+    if "--json" in words:  # also an error before the command has read its options is told as JSON
+        output.configure(json=True)
+    if not words:
+        output.emit_text(_help())
+        return ExitCode.USAGE
+    if words[0] in ("--help", "-h"):
+        output.emit_text(_help())
+        return ExitCode.OK
+    words = _without_legacy(words)
+    from apt.cli import lazy
+
+    try:
+        result = lazy.root()(args=words, prog_name=_program(), standalone_mode=False)
+    except lazy.TyperUsageError as error:
+        raise UsageError(_message(error), hint=_usage(error)) from None
+    except lazy.TyperError as error:
+        raise AptError(_message(error)) from None
+    except lazy.typer.Abort:
+        raise KeyboardInterrupt from None
+    return result if isinstance(result, int) and not isinstance(result, bool) else ExitCode.OK
+
+
+def _help() -> str:
+    from apt.plugins import helptext
+
+    data = hosts.current().data
+    return helptext.render(data.commands, data.plugins)
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return name if name == "apt-model" else "apt_model"
+
+
+def _without_legacy(words: list[str]) -> list[str]:
+    """Replace a command of the earlier documents by what stands for it now.
+
+    :raises NotFoundError: when its plugin is not part of this installation.
+    """
+    data = hosts.current().data
+    if words[0] not in LEGACY_COMMANDS or data.command(words[0]) is not None:
+        return words
+    plugin, now = LEGACY_COMMANDS[words[0]]
+    if data.command(now[0]) is None:
+        raise NotFoundError(
+            f"the command {words[0]!r} belongs to the plugin {plugin}, which this version does not have",
+            hint="apt_model plugin list shows those it has",
+        )
+    output.note(f"{words[0]} is now: apt_model {' '.join(now)}")
+    return [*now, *words[1:]]
+
+
+def _message(error: Exception) -> str:
+    text = getattr(error, "format_message", lambda: str(error))()
+    return str(text).rstrip(".")
+
+
+def _usage(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help shows the usage" if context is not None else ""
+
+
+def _unexpected(error: Exception) -> AptError:
+    """Keep the traceback of a fault of ours in a file and tell where it is."""
+    import traceback
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="apt_model-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as log:
+        log.write(f"apt_model {' '.join(sys.argv[1:])}\n\n")
+        traceback.print_exception(error, file=log)
+    return AptError(f"unexpected {type(error).__name__}: {error}", hint=f"traceback in {log.name}; please report it")
+
+
+def _fail(error: AptError, code: int) -> int:
+    try:
+        output.fail(error)
+    except BrokenPipeError:
+        return _reader_gone()
+    return int(code)
+
+
+def _reader_gone() -> int:
+    """Point stdout at nothing, so that Python's own flush at exit stays quiet."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return BROKEN_PIPE

@@ -1,0 +1,112 @@
+"""``apt_model plugin``: what is installed, what it lacks, and changing that. No plugin is imported here."""
+
+from typing import Annotated
+
+import typer
+
+from apt.console import output
+from apt.console.errors import NotFoundError
+from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
+from apt.plugins import build, dependencies, host
+from apt.plugins.records import PluginRecord
+
+app = typer.Typer(help="List, describe, install, enable and disable plugins.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin's name, its command's or its folder's.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")]
+
+
+@app.command("list")
+def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Show every plugin: its command, version, source and status, and what is missing.
+
+    \b
+    Examples:
+      apt_model plugin list
+      apt_model plugin list --json
+    """
+    output.configure(json=json, quiet=quiet)
+    output.emit(host.current().listing())
+
+
+@app.command()
+def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Show all that is known of one plugin.
+
+    \b
+    Examples:
+      apt_model plugin info huggingface
+      apt_model plugin info model-pruning --json
+    """
+    output.configure(json=json, quiet=quiet)
+    output.emit(host.current().data.plugin(name))
+
+
+@app.command()
+def install(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Plugins by any of their names, or requirements, wheels, directories."),
+    ],
+    optional: Annotated[bool, typer.Option("--optional", help="Also what only adds something.")] = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Install what plugins need, by the pip of this Python; torch, transformers and numpy are never replaced.
+
+    A name that is no plugin here is given to pip as it stands: a package that brings a plugin.
+
+    \b
+    Examples:
+      apt_model plugin install huggingface-integration
+      apt_model plugin install ollama --optional --dry-run
+      apt_model plugin install ./my-plugin
+    """
+    output.configure(json=json, quiet=quiet)
+    plugins: list[str] = []
+    requirements: list[str] = []
+    for name in names:
+        record = _known(name)
+        if record is None:
+            requirements.append(name)
+            continue
+        plugins.append(record.name)
+        wanted = [*record.required_dependencies, *(record.optional_dependencies if optional else ())]
+        requirements += [r for r in dependencies.missing(wanted) if r not in requirements]
+    output.emit(dependencies.install(plugins, requirements, dry_run=dry_run))
+    for name in plugins:
+        record = build.load().plugin(name)
+        if not dry_run and record.status != "ready":
+            output.warn(f"plugin {name} is not ready: {record.reason}; mend it with: {record.mend}")
+
+
+def _known(name: str) -> PluginRecord | None:
+    try:
+        return host.current().data.plugin(name)
+    except NotFoundError:
+        return None
+
+
+@app.command()
+def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Make disabled plugins usable again.
+
+    \b
+    Examples:
+      apt_model plugin enable ollama
+    """
+    output.configure(json=json, quiet=quiet)
+    output.emit(host.set_enabled(names, enabled=True))
+
+
+@app.command()
+def disable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Keep plugins installed but unused; a plugin that cannot be loaded can be disabled too.
+
+    \b
+    Examples:
+      apt_model plugin disable ollama
+    """
+    output.configure(json=json, quiet=quiet)
+    output.emit(host.set_enabled(names, enabled=False))

@@ -1,0 +1,46 @@
+"""The core's own commands, declared as a plugin declares its: names and target strings, nothing imported."""
+
+from typing import Final
+
+from apt.plugins.records import CommandRecord
+
+#: Sections of ``--help``, in order; what plugins bring comes under the last.
+SECTIONS: Final = ("Main job", "Models", "Plugins")
+
+CORE_COMMANDS: Final = (
+    CommandRecord(
+        "quickstart",
+        "apt.cli.quickstart:quickstart",
+        "Prune, recover, prove, export and back up a model: the whole main job.",
+        section="Main job",
+    ),
+    CommandRecord("run", "apt.cli.run:run", "Run a recipe; unchanged steps are not run again.", section="Main job"),
+    CommandRecord(
+        "info", "apt.cli.info:info", "Architecture, parameters, dtypes, context and KV cache of a model.", section="Models"
+    ),
+    CommandRecord("list", "apt.cli.list:list_models", "Models in the store: names, sizes, lineage.", section="Models"),
+    CommandRecord("size", "apt.cli.size:size", "Bytes of a model by component and dtype.", section="Models"),
+    CommandRecord(
+        "test", "apt.cli.test:test", "Check that a model is whole and measure its perplexity.", section="Models"
+    ),
+    CommandRecord(
+        "compare", "apt.cli.compare:compare", "Compare models: size, speed, perplexity, divergence.", section="Models"
+    ),
+    CommandRecord(
+        "debug", "apt.cli.debug:debug", "Find faults of the environment or of a checkpoint.", section="Models"
+    ),
+    CommandRecord(
+        "plugin", "apt.cli.plugin:app", "List, describe, install, enable and disable plugins.", section="Plugins"
+    ),
+)
+
+#: Commands of the documents that this project grew from → the plugin and the words that stand for them now.
+LEGACY_COMMANDS: Final = {
+    "train-hf": ("huggingface-integration", ("huggingface", "train")),
+    "backup": ("cloud-storage", ("cloud-storage", "backup")),
+    "upload": ("cloud-storage", ("cloud-storage", "upload")),
+    "export-ollama": ("ollama-export", ("ollama", "export")),
+    "process-data": ("data-processors", ("process-data",)),
+    "train-multimodal": ("multimodal-training", ("multimodal", "train")),
+    "train-reasoning": ("reasoning-training", ("reasoning", "train")),
+}

@@ -1,0 +1,1 @@
+"""Plugins for one purpose each; they ship with the package and may need libraries of their own."""

@@ -1,0 +1,150 @@
+"""What the index knows of plugins, commands and components: plain frozen records, to and from JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from apt.console.errors import NotFoundError
+from apt.console.table import Table
+from apt.registry import did_you_mean
+
+#: ``ready`` to use; ``disabled`` by the user; ``incomplete``: something it needs is missing; ``broken``: cannot load.
+Status = Literal["ready", "disabled", "incomplete", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRecord:
+    """A command of the root: what help shows and what running it imports.
+
+    :param target: ``"package.module:attribute"``; ``""`` for a callable that the plugin itself registers.
+    :param plugin: canonical name; ``""`` for the core.
+    :param section: heading in ``--help``.
+    """
+
+    name: str
+    target: str
+    help: str
+    plugin: str = ""
+    section: str = "Plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRecord:
+    """A component as a plugin declares it; see :class:`apt.registry.Component`."""
+
+    kind: str
+    name: str
+    target: str
+    schema: str
+    summary: str
+    plugin: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRecord:
+    """A plugin as ``plugin list`` shows it.
+
+    :param folder: name of its folder or file, which is accepted as a name of it.
+    :param target: ``"module:Class"``; the class may be left out where it is not known.
+    :param location: file or directory, or the distribution that brings it.
+    :param missing: requirements that are not installed, and plugins that it requires.
+    :param reason: why it is not ready; ``mend``: the command that changes that.
+    """
+
+    name: str
+    version: str
+    source: str
+    status: Status
+    commands: tuple[str, ...]
+    description: str
+    author: str
+    folder: str
+    location: str
+    target: str
+    missing: tuple[str, ...] = ()
+    reason: str = ""
+    mend: str = ""
+    required_dependencies: tuple[str, ...] = ()
+    optional_dependencies: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+
+    def tables(self) -> list[Table]:
+        """Show every field that says something."""
+        rows = []
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            text = ", ".join(value) if isinstance(value, tuple) else str(value)
+            if text:
+                rows.append((each.name.replace("_", " "), text))
+        return [Table("", ("field", "value"), rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginList:
+    """The result of ``plugin list``."""
+
+    plugin_directory: str
+    plugins: tuple[PluginRecord, ...]
+
+    def tables(self) -> list[Table]:
+        """One line a plugin, and below it what is wrong with those that are not ready."""
+        rows = [(p.name, ", ".join(p.commands), p.version, p.source, p.status) for p in self.plugins]
+        tables = [Table("", ("plugin", "command", "version", "source", "status"), rows)]
+        wrong = [(p.name, p.reason, p.mend) for p in self.plugins if p.status != "ready"]
+        if wrong:
+            tables.append(Table("", ("plugin", "why it is not ready", "mend it with"), wrong))
+        return tables
+
+
+@dataclass(frozen=True, slots=True)
+class IndexData:
+    """Everything that the index holds as records."""
+
+    plugins: tuple[PluginRecord, ...]
+    commands: tuple[CommandRecord, ...]
+    components: tuple[ComponentRecord, ...]
+    #: What importing foreign plugin files declared, by file: kept so that an unchanged file is not tried again.
+    trials: dict[str, Any] = field(default_factory=dict)
+
+    def plugin(self, name: str) -> PluginRecord:
+        """Find a plugin by its canonical name, its command's or its folder's.
+
+        :raises NotFoundError: with the nearest known name.
+        """
+        wanted = name.replace("_", "-").lower()
+        for names in (lambda p: (p.name,), lambda p: p.commands, lambda p: (p.folder,)):
+            for plugin in self.plugins:
+                if wanted in (n.replace("_", "-").lower() for n in names(plugin)):
+                    return plugin
+        known = [n for p in self.plugins for n in (p.name, *p.commands)]
+        raise NotFoundError(f"no plugin is called {name!r}", hint=did_you_mean(name, known))
+
+    def command(self, name: str) -> CommandRecord | None:
+        """Return the command of that name."""
+        return next((c for c in self.commands if c.name == name), None)
+
+    def to_json(self) -> str:
+        """Return the records as JSON text."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "IndexData":
+        """Read :meth:`to_json` back.
+
+        :raises ValueError, TypeError, KeyError: when the text is something else.
+        """
+        data = json.loads(text)
+        return cls(
+            plugins=tuple(PluginRecord(**{k: _frozen(v) for k, v in p.items()}) for p in data["plugins"]),
+            commands=tuple(CommandRecord(**c) for c in data["commands"]),
+            components=tuple(ComponentRecord(**c) for c in data["components"]),
+            trials=data["trials"],
+        )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
