@@ -1,0 +1,77 @@
+"""What the dense model does on the calibration rows: its residual stream between all blocks."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from apt.console.errors import BadInputError
+from apt.console.progress import progress
+from apt.plugins.optional.pruning.blocks import Decoder, calls_of, inputs_of
+
+if TYPE_CHECKING:
+    from apt.evaluation.texts import Rows
+
+#: Tokens of one forward pass.
+BATCH_TOKENS: Final = 2048
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some calibration rows and the dense model's residual stream on them.
+
+    :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
+    :param valid: bool [rows, window], false on padding.
+    :param streams: the stream [rows, window, hidden] before each block, and after the last one.
+    :param middles: the stream between attention and MLP of each block.
+    :param attention_calls: keyword arguments of each block's attention (rotary tables, mask).
+    """
+
+    ids: Tensor
+    counted: Tensor
+    valid: Tensor
+    streams: tuple[Tensor, ...]
+    middles: tuple[Tensor, ...]
+    attention_calls: tuple[dict[str, Any], ...]
+
+
+def trace(decoder: Decoder, rows: "Rows") -> list[Batch]:
+    """Run the dense model once over the rows and keep its residual stream.
+
+    The memory is ``rows * window * hidden * (2 * layers + 1)`` floats.
+
+    :raises BadInputError: when a token id lies outside the model's vocabulary.
+    """
+    vocabulary = decoder.model.get_input_embeddings().weight.shape[0]
+    if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
+        raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
+    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
+    # Rows of like length together, so that little is computed for padding.
+    order = rows.lengths.argsort(descending=True, stable=True)
+    batches = []
+    with progress("calibrating", len(order), "rows") as bar:
+        for some in order.split(step):
+            width = int(rows.lengths[some].max())
+            batches.append(
+                _trace_batch(decoder, rows.ids[some, :width], rows.counted[some, : width - 1], rows.lengths[some])
+            )
+            bar.advance(len(some))
+    return batches
+
+
+@torch.no_grad()
+def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, lengths: Tensor) -> Batch:
+    with ExitStack() as stack:
+        before = [stack.enter_context(inputs_of(block.layer)) for block in decoder.blocks]
+        middle = [stack.enter_context(inputs_of(block.mlp_norm)) for block in decoder.blocks]
+        calls = [stack.enter_context(calls_of(block.attention)) for block in decoder.blocks]
+        last = stack.enter_context(inputs_of(decoder.final_norm))
+        # One logit a row is computed and thrown away: only the stream is of interest.
+        decoder.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+    kwargs = tuple({k: v for k, v in seen[0].items() if k != "hidden_states"} for seen in calls)
+    valid = torch.arange(ids.shape[1])[None] < lengths[:, None]
+    return Batch(
+        ids, counted, valid, tuple(s[0] for s in [*before, last]), tuple(s[0] for s in middle), kwargs
+    )
