@@ -91,8 +91,10 @@ def _without_legacy(words: list[str]) -> list[str]:
 
 
 def _message(error: Exception) -> str:
-    text = getattr(error, "format_message", lambda: str(error))()
-    return str(text).rstrip(".")
+    """Return the text of an error of Typer; where both Click and Typer suggest a name, once."""
+    text = str(getattr(error, "format_message", lambda: str(error))())
+    head, suggests, tail = text.partition(" Did you mean")
+    return (head + suggests + tail.split(" Did you mean")[0]).rstrip(".")
 
 
 def _usage(error: Exception) -> str:

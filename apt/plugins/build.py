@@ -1,4 +1,4 @@
-"""Building the index: every plugin is found, asked what it declares, and judged; nothing that one does reaches another."""
+"""Building the index: every plugin is found, asked what it declares, and judged by itself."""
 
 import dataclasses
 import json
@@ -240,4 +240,3 @@ def _reason(error: BaseException) -> str:
     from apt.plugins.trial import one_line
 
     return str(error) if isinstance(error, AptError) else one_line(error)
-

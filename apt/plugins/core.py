@@ -16,7 +16,10 @@ CORE_COMMANDS: Final = (
     ),
     CommandRecord("run", "apt.cli.run:run", "Run a recipe; unchanged steps are not run again.", section="Main job"),
     CommandRecord(
-        "info", "apt.cli.info:info", "Architecture, parameters, dtypes, context and KV cache of a model.", section="Models"
+        "info",
+        "apt.cli.info:info",
+        "Architecture, parameters, dtypes, context and KV cache of a model.",
+        section="Models",
     ),
     CommandRecord("list", "apt.cli.list:list_models", "Models in the store: names, sizes, lineage.", section="Models"),
     CommandRecord("size", "apt.cli.size:size", "Bytes of a model by component and dtype.", section="Models"),

@@ -8,9 +8,10 @@ from typing import Any, Final
 import pluggy
 
 from apt.console import output
+from apt.console.errors import BadInputError
 from apt.plugins.base import Plugin
 from apt.plugins.declare import Declarations
-from apt.plugins.hookspecs import PROJECT, HookSpecs
+from apt.plugins.hookspecs import PROJECT, HookSpecs, hookimpl
 
 #: Hooks that declare; they are called when the index is built, the others while commands run.
 DECLARING: Final = ("register_commands", "register_components")
@@ -37,34 +38,37 @@ def implemented(plugin: Plugin) -> list[str]:
 
 
 class Bridge:
-    """What is registered with pluggy in a plugin's place: its hook methods, each wrapped.
+    """What is registered with pluggy in a plugin's place: its hook methods, each as a function.
 
-    The declaring hooks are passed their one argument by position, since published plugins name it as they like.
+    :param wrap: makes the function that is called for an event; it may take fewer of the hook's arguments. The
+        declaring hooks are passed their one argument by position, since published plugins name it as they like.
     """
 
     def __init__(self, plugin: Plugin, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
         for name in implemented(plugin):
             method = getattr(plugin, name)
-            shown = functools.partial(getattr(HookSpecs, name), None) if name in DECLARING else method
-            function = wrap(name, method)
-            function.__signature__ = inspect.signature(shown)  # type: ignore[attr-defined]
-            options = getattr(method, f"{PROJECT}_impl", None)
-            setattr(function, f"{PROJECT}_impl", options or dict(_DEFAULT_OPTIONS))
+            function = _by_position(method) if name in DECLARING else wrap(name, method)
+            marked = getattr(method, f"{PROJECT}_impl", None)
+            if marked is None:
+                hookimpl(function)
+            else:
+                setattr(function, f"{PROJECT}_impl", marked)
             setattr(self, name, function)
 
 
-def _plain(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: method(*arguments)
+def _by_position(method: Callable[..., Any]) -> Callable[..., Any]:
+    def declaring(registry: Any) -> Any:
+        return method(registry)
+
+    return declaring
 
 
-_DEFAULT_OPTIONS: Final = {
-    "wrapper": False,
-    "hookwrapper": False,
-    "optionalhook": False,
-    "tryfirst": False,
-    "trylast": False,
-    "specname": None,
-}
+def _unchanged(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def event(*arguments: Any) -> Any:
+        return method(*arguments)
+
+    return event
 
 
 def register(plugin: Plugin, declarations: Declarations) -> list[str]:
@@ -72,11 +76,9 @@ def register(plugin: Plugin, declarations: Declarations) -> list[str]:
 
     :raises BadInputError: when the signature of a hook does not fit.
     """
-    from apt.console.errors import BadInputError
-
     alone = manager()
     try:
-        alone.register(Bridge(plugin, _plain), plugin.name)
+        alone.register(Bridge(plugin, _unchanged), plugin.name)
     except pluggy.PluginValidationError as error:
         raise BadInputError(str(error).strip().splitlines()[-1].strip()) from None
     for name in DECLARING:
@@ -94,6 +96,7 @@ class Guard:
     def __call__(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the guarded hook."""
 
+        @functools.wraps(method)  # pluggy reads the names of the arguments through it
         def guarded(*arguments: Any) -> Any:
             failures = self._failures.get(name, 0)
             if failures >= FAILURES_ALLOWED:
