@@ -28,6 +28,7 @@ from apt.registry import did_you_mean, load_target
 #: The base of what Typer raises for a wrong call, and of all it raises to be shown; their homes differ by version.
 TyperUsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 TyperError: Final[type[Exception]] = typer.BadParameter.__mro__[2]
+TyperAbort: Final[type[Exception]] = typer.Abort
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -84,6 +85,7 @@ def load_command(record: CommandRecord) -> Any:
     if record.plugin:
         host.activate(host.data.plugin(record.plugin))
     target = load_target(record.target) if record.target else host.callable_of(record)
+    command: Any
     if isinstance(target, typer.Typer):
         command = typer.main.get_group(target)
     elif record.target:
@@ -103,7 +105,7 @@ def _namespace_command(record: CommandRecord, function: Callable[[SimpleNamespac
     application = typer.Typer(add_completion=False)
     words = Annotated[list[str] | None, typer.Argument(metavar="[OPTIONS AND ARGUMENTS]")]
 
-    def run(arguments: words = None) -> Any:  # type: ignore[valid-type]  # Typer reads the annotation as a value
+    def run(arguments: words = None) -> Any:
         return function(parse_namespace(arguments or []))
 
     text = inspect.getdoc(function) or record.help

@@ -55,7 +55,7 @@ def _run(words: list[str]) -> int:
         raise UsageError(_message(error), hint=_usage(error)) from None
     except lazy.TyperError as error:
         raise AptError(_message(error)) from None
-    except lazy.typer.Abort:
+    except lazy.TyperAbort:
         raise KeyboardInterrupt from None
     return result if isinstance(result, int) and not isinstance(result, bool) else ExitCode.OK
 

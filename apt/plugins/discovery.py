@@ -105,11 +105,12 @@ def _entry_points(stamps: dict[str, str]) -> Iterator[Found]:
 def _from_distribution(
     dist: importlib.metadata.Distribution, point: importlib.metadata.EntryPoint, stamps: dict[str, str]
 ) -> Found:
+    metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
     facts = {
         "name": point.name,
         "version": dist.version,
-        "author": dist.metadata.get("Author") or dist.metadata.get("Author-email") or "",
-        "description": dist.metadata.get("Summary") or "",
+        "author": metadata.get("Author") or metadata.get("Author-email") or "",
+        "description": metadata.get("Summary") or "",
     }
     file = _source_of(point.module)
     if file is not None:

@@ -24,6 +24,7 @@ _CHILD: Final = (
 
 def child(target: str, descriptor: int) -> None:
     """Describe a plugin and write the answer to a file; runs in the child process."""
+    answer: dict[str, Any]
     try:
         answer = {"declared": describe(target)}
     except BaseException as error:  # SystemExit too: this process exists to catch it
