@@ -1,0 +1,31 @@
+"""``apt_model info``: what the headers and JSON files of a model tell."""
+
+from typing import Annotated
+
+import typer
+
+from apt.checkpoint import facts
+from apt.console import output
+from apt.console.typer_options import JsonOption, QuietOption
+
+
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a name in the store, tiny, or hf:owner/name.")],
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show architecture, parameters by component, dtypes, context, heads and KV cache of a model.
+
+    Reads headers and JSON only, of a checkpoint directory, a .safetensors or a .gguf file; no weights are loaded.
+
+    \b
+    Examples:
+      apt_model info tiny
+      apt_model info ./my-model --json
+      apt_model info my-model.gguf
+
+    \b
+    Exit codes: 0 shown, 2 wrong call, 3 no such model, 4 corrupted or contradictory files, 5 a format not supported.
+    """
+    output.configure(json=json, quiet=quiet)
+    output.emit(facts.model_facts(model))
