@@ -71,13 +71,18 @@ class GGUFTensor:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """An opened header. ``metadata`` holds numbers, booleans, strings, lists of strings and ``array`` s of numbers."""
+    """An opened header.
+
+    :param metadata: numbers, booleans, strings, lists of strings or booleans, and ``array`` s of numbers.
+    :param table_start: offset of the tensor table, which follows the metadata.
+    """
 
     path: Path
     version: int
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GGUFTensor]
     size_bytes: int
+    table_start: int
 
     @classmethod
     def open(cls, path: str | Path) -> "GGUFFile":
@@ -151,9 +156,10 @@ class _Parser:
             if key in metadata:
                 raise self._bad(f"metadata {key!r} appears twice")
             metadata[key] = self._value(key, self._number("I"))
+        table_start = self._at
         self._fits(n_tensors, 24, "tensors")
         entries = [self._entry() for _ in range(n_tensors)]
-        return GGUFFile(self._path, version, metadata, self._place(entries, metadata), self._size)
+        return GGUFFile(self._path, version, metadata, self._place(entries, metadata), self._size, table_start)
 
     def _bad(self, what: str) -> BadInputError:
         return BadInputError(f"{self._path}: corrupted GGUF header: {what}")

@@ -1,0 +1,1 @@
+"""Export to GGUF and Ollama, with proof in llama.cpp."""
