@@ -105,9 +105,7 @@ def choose_blocks(system: Problem, block: int, keep: int) -> Choice:
     weight = inverse @ system.b
     importance = _costs(inverse, weight, block)
     if math.comb(blocks, keep) <= MAX_COMBINATIONS:
-        kept = max(
-            itertools.combinations(range(blocks), keep), key=lambda some: system.gain(members(some, block))
-        )
+        kept = max(itertools.combinations(range(blocks), keep), key=lambda some: system.gain(members(some, block)))
     else:
         kept = _greedy(inverse, weight, block, keep)
     return Choice(tuple(kept), tuple(importance.tolist()))

@@ -68,7 +68,8 @@ def shapes(before: Sizes, ratio: float, *, heads_divide_hidden: bool) -> list[Si
     ff multiple leaves nothing in that window, finer ones are tried, then plans up to ``TOLERANCE`` below.
     """
     for step in _steps(alignment(before.ff)):
-        found = [s for s in _candidates(before, ratio, step, heads_divide_hidden) if _error(before, s, ratio) <= TOLERANCE]
+        candidates = _candidates(before, ratio, step, heads_divide_hidden)
+        found = [s for s in candidates if removed_share(before, s) - ratio <= TOLERANCE]
         if found:
             return found
     step = alignment(before.ff)
@@ -84,10 +85,6 @@ def nearest(before: Sizes, ratio: float, *, heads_divide_hidden: bool, count: in
 
 def _steps(first: int) -> Iterator[int]:
     return (a for a in _ALIGNMENTS if a <= first)
-
-
-def _error(before: Sizes, after: Sizes, ratio: float) -> float:
-    return removed_share(before, after) - ratio
 
 
 def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[tuple[int, int, int]]:

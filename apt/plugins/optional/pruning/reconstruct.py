@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from apt.plugins.optional.pruning.blocks import Block, Decoder, only_input
-from apt.plugins.optional.pruning.leastsquares import Choice, Gram, Problem, choose_blocks, choose_heads, members, problem
+from apt.plugins.optional.pruning.leastsquares import (
+    Choice,
+    Gram,
+    Problem,
+    choose_blocks,
+    choose_heads,
+    members,
+    problem,
+)
 from apt.plugins.optional.pruning.plans import Sizes
 from apt.plugins.optional.pruning.trace import Batch
 
@@ -31,6 +39,7 @@ class BlockCut:
     :param down: the new ``down_proj`` [hidden, channels], or None.
     :param head_importance: rise of the attention's squared error per token when a head alone is removed.
     :param channel_importance: the same for ff channels.
+    :param stream_error: squared distance of the stream after the block from the dense one, relative to the latter.
     """
 
     layer: int
@@ -41,6 +50,7 @@ class BlockCut:
     down: Tensor | None
     head_importance: tuple[float, ...] = ()
     channel_importance: tuple[float, ...] = ()
+    stream_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Cut:
 class Reconstruction:
     """A cut with its loss.
 
-    :param loss: mean nats per counted token of the batches held back from the fit, or of the fitted ones when none were.
+    :param loss: mean nats per counted token of the batches held back from the fit; of the fitted ones when none were.
     """
 
     cut: Cut
@@ -111,8 +121,11 @@ def reconstruct(
         channels, down = _cut_mlp(state, block, following)
         groups = tuple(sorted({head // before.heads_per_group for head in heads.kept}))
         cuts.append(
-            BlockCut(layer, groups, heads.kept, channels.kept, output, down, heads.importance, channels.importance)
-        )
+            BlockCut(
+                layer, groups, heads.kept, channels.kept, output, down,
+                heads.importance, channels.importance, state.error(following),
+            )
+        )  # fmt: skip
     loss = math.nan
     if measure:
         first = state.fitted if calibration.held_back else 0
@@ -163,6 +176,15 @@ class _State:
             gram.add(x[batch.valid], wanted[batch.valid])
         return gram
 
+    def error(self, following: int) -> float:
+        """How far the fitted rows' streams are from those before the dense block ``following``; see BlockCut."""
+        apart = square = 0.0
+        for batch, stream in zip(self.batches[: self.fitted], self.streams, strict=False):
+            wanted = batch.streams[following][batch.valid]
+            apart += float((stream[batch.valid] - wanted).square().sum())
+            square += float(wanted.square().sum())
+        return apart / max(square, 1e-30)
+
     def advance(self, inputs: Sequence[Tensor], columns: Sequence[int], weight: Tensor, bias: Tensor | None) -> None:
         """Add the cut linear layer's output to the streams."""
         index = torch.tensor(columns)
@@ -173,7 +195,7 @@ class _State:
 def _cut_attention(state: _State, block: Block, layer: int) -> tuple[Choice, Tensor | None]:
     """Choose and mend the heads of one block; moves the streams past its attention."""
     inputs = [
-        only_input(block.output, block.attention, hidden_states=block.attention_norm(stream), **batch.attention_calls[layer])
+        only_input(block.output, block.attention, block.attention_norm(stream), **batch.attention_calls[layer])
         for batch, stream in zip(state.batches, state.streams, strict=True)
     ]
     targets = [batch.middles[layer] - stream for batch, stream in zip(state.batches, state.streams, strict=True)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from apt.checkpoint.architecture import Architecture
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.leastsquares import members
+from apt.plugins.optional.pruning.plans import Sizes
 from apt.plugins.optional.pruning.reconstruct import BlockCut, Cut
 
 #: Roles whose tensors stay as they are: norms over hidden or over a head.
@@ -54,7 +55,8 @@ def cut_tensors(tensors: Mapping[str, Tensor], architecture: Architecture, cut: 
             place = places[layer]
             role = architecture.role_of(name)
             inner = name.removeprefix(architecture.layer_prefix.format(layer))
-            yield architecture.layer_prefix.format(place) + inner, _cut_tensor(name, tensor, role, cut.blocks[place], cut)
+            renamed = architecture.layer_prefix.format(place) + inner
+            yield renamed, _cut_tensor(name, tensor, role, cut.blocks[place], cut)
 
 
 def _cut_tensor(name: str, tensor: Tensor, role: str | None, block: BlockCut, cut: Cut) -> Tensor:
@@ -79,6 +81,23 @@ def _columns(tensor: Tensor, keep: Sequence[int], mended: Tensor | None) -> Tens
     if mended is not None:
         return mended.to(tensor.dtype).contiguous()
     return tensor[:, torch.tensor(keep)].contiguous()
+
+
+def cut_shape(name: str, shape: tuple[int, ...], role: str | None, after: Sizes) -> tuple[int, ...]:
+    """Return the shape that a layer's tensor has after the cut.
+
+    :raises UnsupportedError: for a tensor that has no rule.
+    """
+    rows = {"q": after.heads * after.head_dim, "gate": after.ff, "up": after.ff}
+    rows |= dict.fromkeys("kv", after.kv_groups * after.head_dim)
+    columns = {"o": after.heads * after.head_dim, "down": after.ff}
+    if role in rows:
+        return (rows[role], *shape[1:])
+    if role in columns:
+        return shape if len(shape) == 1 else (shape[0], columns[role])
+    if role in _UNCUT:
+        return shape
+    raise UnsupportedError(f"structured pruning has no rule for the tensor {name!r}")
 
 
 def build(model: Any, architecture: Architecture, cut: Cut) -> Any:

@@ -52,7 +52,7 @@ def trace(decoder: Decoder, rows: "Rows") -> list[Batch]:
     order = rows.lengths.argsort(descending=True, stable=True)
     batches = []
     with progress("calibrating", len(order), "rows") as bar:
-        for some in order.split(step):
+        for some in torch.split(order, step):
             width = int(rows.lengths[some].max())
             batches.append(
                 _trace_batch(decoder, rows.ids[some, :width], rows.counted[some, : width - 1], rows.lengths[some])
@@ -71,7 +71,7 @@ def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, lengths: Tensor
         # One logit a row is computed and thrown away: only the stream is of interest.
         decoder.model(input_ids=ids, use_cache=False, logits_to_keep=1)
     kwargs = tuple({k: v for k, v in seen[0].items() if k != "hidden_states"} for seen in calls)
+    if not all(bool(seen[0].isfinite().all()) for seen in [*before, last]):
+        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
     valid = torch.arange(ids.shape[1])[None] < lengths[:, None]
-    return Batch(
-        ids, counted, valid, tuple(s[0] for s in [*before, last]), tuple(s[0] for s in middle), kwargs
-    )
+    return Batch(ids, counted, valid, tuple(s[0] for s in [*before, last]), tuple(s[0] for s in middle), kwargs)

@@ -1,0 +1,60 @@
+"""Pruning: structured cuts of depth and width with least-squares reconstruction, and magnitude masks."""
+
+from typing import TYPE_CHECKING, Any
+
+from apt.plugins.base import CommandRegistry, ComponentRegistry, Plugin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ROOM = "apt.plugins.optional.pruning"
+
+
+class ModelPruningPlugin(Plugin):
+    """The plugin ``model-pruning``; everything heavy is imported when a method is called."""
+
+    name = "model-pruning"
+    version = "0.1.0"
+    author = "The apt_model authors"
+    description = "remove layers, heads and ff channels and mend the rest, without training"
+    required_dependencies = ("torch>=2.6", "transformers>=5.0,<6")
+
+    def register_commands(self, registry: CommandRegistry) -> None:
+        """Declare ``prune``."""
+        registry.add_command("prune", f"{_ROOM}.commands:prune", help="make a model smaller: fewer layers, heads, ff")
+
+    def register_components(self, registry: ComponentRegistry) -> None:
+        """Declare the operation and the strategies."""
+        registry.add_component(
+            "operation", "prune", f"{_ROOM}.operation:prune", f"{_ROOM}.options:PruneOptions", "prune a checkpoint"
+        )
+        registry.add_component(
+            "strategy", "structured", f"{_ROOM}.strategies.structured:StructuredStrategy",
+            summary="layers, KV groups with their heads and ff channels, mended by least squares",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "magnitude", f"{_ROOM}.strategies.magnitude:MagnitudeStrategy",
+            summary="zeroes the smallest weights: same size, same speed",
+        )  # fmt: skip
+
+    def prune_model(
+        self,
+        model: Any,
+        pruning_ratio: float = 0.25,
+        strategy: str = "structured",
+        *,
+        output: "Path | str | None" = None,
+        calibration: str = "self",
+        overwrite: bool = False,
+    ) -> Any:
+        """Prune a model.
+
+        :param model: a reference (path, store name, ``tiny``), or a transformers model in memory.
+        :param output: where a checkpoint is written; ``<name>-pruned-<percent>`` in the store when absent.
+        :returns: a :class:`~.result.PruneResult` for a reference, a new transformers model for one in memory.
+        """
+        from apt.plugins.optional.pruning import api
+
+        if hasattr(model, "state_dict"):
+            return api.prune_in_memory(model, pruning_ratio, strategy)
+        return api.prune_reference(str(model), pruning_ratio, strategy, output, calibration, overwrite)

@@ -1,0 +1,17 @@
+"""Options of the operation ``prune``."""
+
+from pydantic import Field
+
+from apt.options import ModelRef, Options, OutputPath, TextRef
+
+
+class PruneOptions(Options):
+    """What to prune, how far, and on which text to calibrate."""
+
+    model: ModelRef
+    output: OutputPath
+    strategy: str = "structured"
+    ratio: float = Field(default=0.25, gt=0.0, lt=1.0, description="Share of the decoder's linear weights to remove.")
+    calibration: TextRef = "self"
+    tokens: int = Field(default=16384, ge=256, description="Calibration tokens, at most.")
+    overwrite: bool = False

@@ -1,0 +1,110 @@
+"""What a pruning strategy is: a class without arguments that previews a cut from headers and makes it in memory.
+
+A plugin adds one with ``registry.add_component("strategy", "my-strategy", "my_package.module:MyStrategy")``.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apt.checkpoint.architecture import Architecture
+
+if TYPE_CHECKING:
+    from apt.checkpoint.reader import Checkpoint
+    from apt.evaluation.texts import Rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a strategy is given.
+
+    :param model: a transformers causal language model in float32 and evaluation mode; it must not be changed.
+    :param ratio: share of the decoder's linear weights to remove, between 0 and 1.
+    :param rows: calibration rows.
+    """
+
+    model: Any
+    architecture: Architecture
+    ratio: float
+    rows: "Rows"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCut:
+    """What became of one layer of the dense model.
+
+    :param place: its number in the cut model; ``None`` when it was dropped.
+    :param stream_error: squared distance of the residual stream after it from the dense model's, relative to the
+        latter's square, on the calibration rows; ``None`` where it was not measured.
+    :param head_importance: for each dense query head, by how much the squared error of the attention's output
+        (per token) rises when this head alone goes and the others are fitted again.
+    """
+
+    layer: int
+    place: int | None
+    heads_before: int
+    heads_after: int
+    kv_groups_before: int
+    kv_groups_after: int
+    ff_before: int
+    ff_after: int
+    removed_share: float
+    stream_error: float | None = None
+    kept_heads: tuple[int, ...] = ()
+    head_importance: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTrial:
+    """A plan that was weighed against others.
+
+    :param perplexity: measured on calibration rows that this trial was not fitted on; ``None`` when not measured.
+    """
+
+    plan: str
+    dropped_layers: tuple[int, ...]
+    removed_share: float
+    perplexity: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a strategy returns.
+
+    :param model: the pruned model in float32, evaluation mode; another object than the task's.
+    :param removed_share: share of the decoder's linear weights that is gone or zero, exactly.
+    :param smaller: whether weights are truly gone (and not only zero).
+    :param trials: plans that were weighed, best first.
+    """
+
+    model: Any
+    removed_share: float
+    smaller: bool
+    plan: str
+    layers: tuple[LayerCut, ...]
+    trials: tuple[PlanTrial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPreview:
+    """A plan as far as headers tell."""
+
+    plan: str
+    removed_share: float
+    parameters: int
+    size_bytes: int
+
+
+class Strategy(Protocol):
+    """The contract."""
+
+    def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
+        """Return the plans that come into question, from headers only.
+
+        :raises UnsupportedError: when the strategy does not know the architecture or cannot meet ``ratio``.
+        """
+        ...
+
+    def prune(self, task: Task) -> Pruned:
+        """Make the cut, deterministically."""
+        ...

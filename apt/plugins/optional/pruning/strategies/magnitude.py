@@ -1,0 +1,57 @@
+"""Unstructured magnitude pruning: the smallest weights of every matrix become zero. Nothing gets smaller or faster."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from apt.checkpoint.architecture import Architecture
+from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, Pruned, Task
+
+if TYPE_CHECKING:
+    from apt.checkpoint.reader import Checkpoint
+
+_PLAN = "the smallest weights of each matrix set to zero"
+
+
+class MagnitudeStrategy:
+    """Zeroes the same share of every linear matrix of the decoder, by absolute value (Han et al., 2015)."""
+
+    def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
+        """Return the one plan: sizes stay; see :class:`~.base.Strategy`."""
+        _ = checkpoint.architecture  # refuses what has no descriptor
+        return [PlanPreview(_PLAN, ratio, checkpoint.parameters, checkpoint.size_bytes)]
+
+    def prune(self, task: Task) -> Pruned:
+        """Zero the weights of a copy; see :class:`~.base.Strategy`."""
+        model = copy.deepcopy(task.model)
+        zeros: dict[int, int] = {}
+        totals: dict[int, int] = {}
+        for layer, weight in linear_weights(model, task.architecture):
+            count = round(task.ratio * weight.numel())
+            _zero_smallest(weight, count)
+            zeros[layer] = zeros.get(layer, 0) + count
+            totals[layer] = totals.get(layer, 0) + weight.numel()
+        share = sum(zeros.values()) / max(1, sum(totals.values()))
+        dimensions = task.architecture.dimensions(model.config.to_dict())
+        sizes = (dimensions.heads,) * 2 + (dimensions.kv_heads,) * 2 + (dimensions.ff,) * 2
+        cuts = tuple(LayerCut(i, i, *sizes, removed_share=zeros[i] / totals[i]) for i in sorted(totals))
+        return Pruned(model, share, smaller=False, plan=_PLAN, layers=cuts)
+
+
+def linear_weights(model: Any, architecture: Architecture) -> list[tuple[int, Tensor]]:
+    """Return the decoder's linear matrices as ``(layer, weight)``, in the order of the model."""
+    found = []
+    for name, parameter in model.named_parameters():
+        layer = architecture.layer_of(name)
+        if layer is not None and parameter.ndim == 2 and architecture.component_of(name) in ("attention", "mlp"):
+            found.append((layer, parameter))
+    return found
+
+
+@torch.no_grad()
+def _zero_smallest(weight: Tensor, count: int) -> None:
+    """Set the ``count`` entries of least magnitude to zero; of equals the first go."""
+    order = weight.abs().flatten().argsort(stable=True)[:count]
+    weight.view(-1)[order] = 0.0

@@ -1,0 +1,101 @@
+"""Structured pruning: whole layers, KV groups with their query heads and ff channels go; the rest is fitted again."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from apt.checkpoint.architecture import Architecture
+from apt.console.errors import BadInputError
+from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
+from apt.plugins.optional.pruning.plans import Sizes, removed_share
+from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, reconstruct
+from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
+from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.surgery import build, cut_shape
+from apt.plugins.optional.pruning.trace import trace
+
+if TYPE_CHECKING:
+    from apt.checkpoint.reader import Checkpoint
+
+
+class StructuredStrategy:
+    """Depth and width of Llama-like decoders, by measured loss, mended by sequential least squares."""
+
+    def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
+        """Return the legal sizes that would be measured; see :class:`~.base.Strategy`."""
+        architecture = checkpoint.architecture
+        check_family(architecture)
+        before = sizes_of(architecture, checkpoint.config)
+        found = legal_shapes(before, ratio, heads_divide_hidden=architecture.heads_divide_hidden)
+        return [_preview(checkpoint, before, sizes) for sizes in found]
+
+    def prune(self, task: Task) -> Pruned:
+        """Search, cut and mend; see :class:`~.base.Strategy`."""
+        decoder = Decoder.of(task.model, task.architecture)
+        before = sizes_of(task.architecture, task.model.config.to_dict())
+        candidates = legal_shapes(before, task.ratio, heads_divide_hidden=task.architecture.heads_divide_hidden)
+        batches = trace(decoder, task.rows)
+        try:
+            trials = search(decoder, searching_part(batches), before, candidates)
+            best = trials[0]
+            cut = reconstruct(decoder, Calibration(batches), before, best.sizes, best.dropped, measure=False).cut
+        except torch._C._LinAlgError as error:
+            raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
+        return Pruned(
+            model=build(task.model, task.architecture, cut),
+            removed_share=removed_share(before, cut.after),
+            smaller=True,
+            plan=_describe(cut.after, cut.dropped),
+            layers=layer_cuts(cut),
+            trials=tuple(_told(trial, trial is best) for trial in trials),
+        )
+
+
+def layer_cuts(cut: Cut) -> tuple[LayerCut, ...]:
+    """Return the cut layer by layer, dropped layers among them."""
+    before, after = cut.before, cut.after
+    places = {block.layer: place for place, block in enumerate(cut.blocks)}
+    result = []
+    for layer in range(before.layers):
+        dense = (before.heads, before.kv_groups, before.ff)
+        place = places.get(layer)
+        left = (0, 0, 0) if place is None else (after.heads, after.kv_groups, after.ff)
+        block = None if place is None else cut.blocks[place]
+        result.append(
+            LayerCut(
+                layer, place, dense[0], left[0], dense[1], left[1], dense[2], left[2],
+                removed_share=1.0 if block is None else 1.0 - after.layer_weights / before.layer_weights,
+                stream_error=block.stream_error if block else None,
+                kept_heads=block.heads if block else (),
+                head_importance=block.head_importance if block else (),
+            )
+        )  # fmt: skip
+    return tuple(result)
+
+
+def _told(trial: Trial, chosen: bool) -> PlanTrial:
+    perplexity = math.exp(trial.loss) if trial.loss < 700 else math.inf
+    return PlanTrial(_describe(trial.sizes, trial.dropped), trial.dropped, trial.removed_share, perplexity, chosen)
+
+
+def _describe(sizes: Sizes, dropped: tuple[int, ...]) -> str:
+    without = f" (without {', '.join(map(str, dropped))})" if dropped else ""
+    return f"{sizes.describe()}{without}"
+
+
+def _preview(checkpoint: "Checkpoint", before: Sizes, after: Sizes) -> PlanPreview:
+    """Count what would be left, tensor by tensor."""
+    architecture: Architecture = checkpoint.architecture
+    parameters = size_bytes = 0
+    for name, tensor in checkpoint.tensors.items():
+        layer = architecture.layer_of(name)
+        if layer is not None and layer >= after.layers:  # all layers are alike: any of them stands for a dropped one
+            continue
+        shape = tensor.shape
+        if layer is not None:
+            shape = cut_shape(name, tensor.shape, architecture.role_of(name), after)
+        elements = math.prod(shape)
+        parameters += elements
+        size_bytes += elements * tensor.size_bytes // max(1, math.prod(tensor.shape))
+    return PlanPreview(after.describe(), removed_share(before, after), parameters, size_bytes)
