@@ -1,6 +1,7 @@
 """Writing a stock checkpoint: aside, with lineage and checksums, renamed once."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -124,6 +125,7 @@ class CheckpointWriter:
                 shutil.copyfile(source, target)
 
     def _write_lineage(self) -> None:
+        _give_default_modes(self.directory)
         files = {
             p.name: {"size_bytes": p.stat().st_size, "sha256": file_digest(p)}
             for p in sorted(self.directory.iterdir())
@@ -144,6 +146,15 @@ class CheckpointWriter:
                 "files": files,
             },
         )
+
+
+def _give_default_modes(directory: Path) -> None:
+    """Give files the modes of the user's umask: the safetensors library writes 0600, unreadable for a server's user."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in directory.iterdir():
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def _ancestors(parent: Checkpoint | None) -> list[dict[str, Any]]:

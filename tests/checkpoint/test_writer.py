@@ -64,6 +64,7 @@ def test_save_model_keeps_dtype_and_values(llama_dir: Path, tmp_path: Path) -> N
     assert {t.dtype for t in saved.tensors.values()} == {"BF16"}
     assert saved.lineage is not None
     assert saved.lineage["metrics"] == {"m": 1}
+    assert all(p.stat().st_mode & 0o444 == 0o444 for p in saved.files())
     assert all(torch.equal(saved.read(n), source.read(n).to(torch.bfloat16)) for n in source.tensors)
 
 
