@@ -1,0 +1,137 @@
+"""A static pass over a model: faults that loading it would not tell, or would tell by a traceback.
+
+Reads headers, JSON files and the raw weights once; neither torch nor transformers is imported.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from apt.checkpoint.diagnosis_config import config_findings, tensor_findings
+from apt.checkpoint.diagnosis_tokenizer import gguf_token_findings, template_findings, token_findings
+from apt.checkpoint.diagnosis_weights import weight_findings
+from apt.checkpoint.findings import Finding, error, note
+from apt.checkpoint.gguf import GGUFFile
+from apt.checkpoint.reader import Checkpoint, file_digest
+from apt.checkpoint.sizes import display_name, open_model
+from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
+from apt.console.table import Table
+from apt.store import resolve
+
+Verdict = Literal["healthy", "suspicious", "faulty"]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What ``debug MODEL`` tells.
+
+    :param verdict: ``faulty`` with an error among the findings, ``suspicious`` with a warning, else ``healthy``.
+    :param checked: what was looked at.
+    """
+
+    name: str
+    path: Path
+    verdict: Verdict
+    checked: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    def tables(self) -> list[Table]:
+        """Return the verdict and the findings, errors first."""
+        checked = Table(f"{self.name}: {self.verdict}", ("checked",), [[", ".join(self.checked)]])
+        return [checked, *findings_tables(self.findings)]
+
+
+def findings_tables(findings: Iterable[Finding]) -> list[Table]:
+    """Return a table of findings; none where there are none."""
+    rows = [[f.severity, f.code, f.where, f.evidence, f.cause, f.mend] for f in findings]
+    return [Table("Findings", ("severity", "fault", "where", "evidence", "likely cause", "mend"), rows)] if rows else []
+
+
+def diagnose(ref: str) -> Diagnosis:
+    """Look for faults in a model of either format.
+
+    A model that cannot be opened gets a finding that says why.
+
+    :raises NotFoundError: when there is no such model.
+    """
+    path = resolve(ref)
+    if not path.exists():
+        raise NotFoundError(f"no model at {path}")
+    name = display_name(ref, path)
+    try:
+        model = open_model(ref)
+    except (BadInputError, NotFoundError, UnsupportedError) as problem:
+        return _diagnosis(name, path, ("files",), [unreadable(path, problem)])
+    if isinstance(model, GGUFFile):
+        return _diagnosis(name, path, ("header", "special tokens"), list(gguf_token_findings(model)))
+    findings: list[Finding] = []
+    for what, check in CHECKS:
+        try:
+            findings += check(model)
+        except (BadInputError, UnsupportedError) as problem:
+            findings.append(unreadable(model.path, problem, what))
+    return _diagnosis(name, model.path, tuple(what for what, _ in CHECKS), findings)
+
+
+def unreadable(path: Path, problem: AptError, what: str = "files") -> Finding:
+    """Turn the refusal of a file into a finding."""
+    code = "unsupported" if isinstance(problem, UnsupportedError) else "unreadable"
+    return error(
+        code,
+        f"{path.name}: {what}",
+        problem.message,
+        "an incomplete copy, or files of different models in one directory",
+        problem.hint or "copy or download the model again",
+    )
+
+
+def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Checksums of a model that was made here, marks at the beginning of JSON files, pickles lying by."""
+    stated = (checkpoint.lineage or {}).get("files")
+    for name, entry in sorted(stated.items()) if isinstance(stated, dict) else ():
+        path = checkpoint.path / Path(str(name)).name
+        if not path.is_file():
+            yield error(
+                "missing-file", name, "apt.json names it, the directory lacks it", "an incomplete copy",
+                "copy the model again or restore it from a backup",
+            )  # fmt: skip
+        elif isinstance(entry, dict) and entry.get("sha256") != file_digest(path):
+            yield error(
+                "checksum", name, "its bytes are not those that apt.json recorded",
+                "changed or damaged after it was made",
+                "restore it from a backup, or make it again",
+            )  # fmt: skip
+    for path in sorted(checkpoint.path.glob("*.json")):
+        with path.open("rb") as stream:
+            marked = stream.read(3) == b"\xef\xbb\xbf"
+        if marked:
+            yield error(
+                "byte-order-mark", path.name, "begins with a UTF-8 byte order mark, which JSON forbids",
+                "saved by an editor that adds it", f"sed -i '1s/^\\xEF\\xBB\\xBF//' {path}",
+            )  # fmt: skip
+    pickles = [p.name for suffix in ("bin", "pt", "pth", "ckpt") for p in checkpoint.path.glob(f"*.{suffix}")]
+    if pickles:
+        yield note(
+            "pickle", ", ".join(sorted(pickles)[:3]), "a pickle can run code when it is loaded; it was not read",
+            "weights of an older format beside the safetensors", f"rm {checkpoint.path / sorted(pickles)[0]}",
+        )  # fmt: skip
+
+
+def _diagnosis(name: str, path: Path, checked: tuple[str, ...], findings: list[Finding]) -> Diagnosis:
+    order = {"error": 0, "warning": 1, "note": 2}
+    findings.sort(key=lambda f: order[f.severity])
+    worst = findings[0].severity if findings else "note"
+    verdicts: dict[str, Verdict] = {"error": "faulty", "warning": "suspicious", "note": "healthy"}
+    return Diagnosis(name, path, verdicts[worst], checked, tuple(findings))
+
+
+#: What is looked at, in order.
+CHECKS: Final[tuple[tuple[str, Callable[[Checkpoint], Iterable[Finding]]], ...]] = (
+    ("files", file_findings),
+    ("config", config_findings),
+    ("tensors", tensor_findings),
+    ("special tokens", token_findings),
+    ("chat template", template_findings),
+    ("weights", weight_findings),
+)
