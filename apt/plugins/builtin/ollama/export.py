@@ -30,22 +30,11 @@ from apt.plugins.builtin.ollama.tensors import (
     stored_bytes,
 )
 from apt.plugins.builtin.ollama.tokenizer import Vocabulary, read_vocabulary
-from apt.plugins.builtin.ollama.writer import write_gguf
+from apt.plugins.builtin.ollama.writer import FileTensor, write_gguf
 
 #: Divisors of the rotary frequencies (Llama 3.1), where a model has them.
 ROPE_FACTORS: Final = "rope_freqs.weight"
 _TYPES: Final[dict[str, TensorType]] = {"q8_0": "Q8_0", "f16": "F16", "bf16": "BF16", "f32": "F32"}
-
-
-@dataclass(frozen=True, slots=True)
-class FileTensor:
-    """A tensor with the type it is stored in; ``source`` is absent for one that follows from the config."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: TensorType
-    size_bytes: int
-    source: PlannedTensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,7 @@ class LlamaCpp:
         if library is None:
             raise MissingDependencyError("running a GGUF needs llama.cpp", hint=f"pip install {PACKAGE}")
         self._path = path
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process, see close()
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(_CHILD), str(library), str(path.resolve()), str(threads or _threads_for(path))],
             stdin=subprocess.PIPE,
@@ -92,10 +93,8 @@ class LlamaCpp:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -123,7 +123,8 @@ class Runner:
         context = self._context(tokens=len(ids), sequences=1, batch=CHUNK)
         batch = self._library.llama_batch_init(CHUNK, 0, 1)
         try:
-            for first, last in chunks(len(ids)):
+            for first in range(0, len(ids), CHUNK):
+                last = min(first + CHUNK, len(ids))
                 self._decode(context, batch, [(ids[i], i, 0, True) for i in range(first, last)])
                 for i in range(last - first):
                     row = self._library.llama_get_logits_ith(context, i)
@@ -135,7 +136,7 @@ class Runner:
     def greedy(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         """Continue prompts of one length greedily, all in one batch; an end-of-sequence token does not stop it."""
         length = len(prompts[0])
-        room = len(prompts) * max(length, 2)
+        room = len(prompts) * length
         context = self._context(tokens=length + new_tokens, sequences=len(prompts), batch=room)
         batch = self._library.llama_batch_init(room, 0, 1)
         sampler = self._library.llama_sampler_init_greedy()
@@ -180,17 +181,6 @@ class Runner:
         code = self._library.llama_decode(context, batch)
         if code != 0:
             raise ValueError(f"llama_decode failed with {code}")
-
-
-def chunks(length: int) -> list[tuple[int, int]]:
-    """Cut a sequence in pieces of at most :data:`CHUNK` tokens, none of them of one token.
-
-    A lone token takes llama.cpp's matrix-vector path, which rounds the activations to f16 for f16 weights.
-    """
-    cuts = list(range(0, length, CHUNK)) + [length]
-    if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1:
-        cuts[-2] -= 1
-    return list(zip(cuts, cuts[1:], strict=False))
 
 
 def set_context_params(params: Opaque, **first: int) -> None:

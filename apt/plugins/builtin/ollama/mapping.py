@@ -184,9 +184,7 @@ def _plan_layer(checkpoint: Checkpoint, sizes: Dimensions, layer: int) -> list[P
     return plan
 
 
-def _planned(
-    checkpoint: Checkpoint, name: str, source: str, shape: tuple[int, ...], heads: int = 0
-) -> PlannedTensor:
+def _planned(checkpoint: Checkpoint, name: str, source: str, shape: tuple[int, ...], heads: int = 0) -> PlannedTensor:
     info = checkpoint.tensors.get(source)
     if info is None:
         raise BadInputError(f"{checkpoint.path}: the tensor {source!r} is missing")

@@ -79,8 +79,7 @@ def recognise_layout(tokenizer: Any) -> ChatLayout | None:
         return None
     try:
         rendered = [
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            for messages in _PROBES
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in _PROBES
         ]
     except Exception:
         # A template may refuse a conversation with any exception of Jinja's; then it is none of ours.

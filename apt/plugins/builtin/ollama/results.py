@@ -147,7 +147,7 @@ class VerifyResult:
             g = self.greedy
             rows.append(("greedy", f"{g.compared} tokens of {g.prompts} prompts equal to the {g.reference}'s"))
             if g.ended_early or g.ended_by_rounding:
-                ends = f"{g.ended_early} at a margin under {g.margin}, {g.ended_by_rounding} at llama.cpp's own rounding"
+                ends = f"{g.ended_early} at a margin under {g.margin}, {g.ended_by_rounding} at llama.cpp's rounding"
                 rows.append(("prompts ended early", ends))
         if self.predictions:
             p = self.predictions

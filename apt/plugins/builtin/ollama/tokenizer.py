@@ -103,7 +103,7 @@ def read_vocabulary(checkpoint: Checkpoint, size: int) -> Vocabulary:
         raise _refusal(f"its model is {state['model'].get('type')!r}; only BPE is covered")
     add_bos, add_eos = _added_ends(tokenizer)
     tokens, types = _tokens(state, size)
-    common = {
+    common: dict[str, Any] = {
         "tokens": tokens,
         "add_bos": add_bos,
         "add_eos": add_eos,

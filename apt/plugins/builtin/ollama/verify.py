@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
-from apt.console import output
 from apt.console.errors import BadInputError, MissingDependencyError, NotFoundError
 from apt.plugins.builtin.ollama.llama_cpp import PACKAGE, LlamaCpp, installed_version
 from apt.plugins.builtin.ollama.mapping import check_config, plan_tensors
 from apt.plugins.builtin.ollama.options import VerifyOptions
-from apt.plugins.builtin.ollama.results import TensorCheck, VerifyResult
+from apt.plugins.builtin.ollama.results import PredictionCheck, TensorCheck, VerifyResult
 from apt.plugins.builtin.ollama.verify_tensors import check_file
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ _T = TypeVar("_T")
 
 #: Window of the compared rows, in tokens: long enough to see positions, short enough for some rows.
 WINDOW: Final = 256
+#: So many times more tokens decide where the first figures miss a limit that their intervals reach.
+MORE_TOKENS: Final = 8
 #: Rows whose text is tokenized again in llama.cpp.
 _RETOKENIZED_ROWS: Final = 16
 #: ``general.file_type`` → type.
@@ -77,18 +78,18 @@ def _run(
 ) -> VerifyResult:
     import torch
 
-    from apt.plugins.builtin.ollama.verify_llama import check_greedy, check_predictions, check_tokens
+    from apt.plugins.builtin.ollama.verify_llama import check_greedy, check_tokens
 
     sizes = check_config(checkpoint)
     kind = _type_of(gguf)
     model = clock.timed("load", lambda: checkpoint.load(dtype=torch.float32))
-    rows = clock.timed("text", lambda: _rows(options, checkpoint, model, sizes.context))
+    rows = clock.timed("text", lambda: _rows(options, checkpoint, model, options.tokens))
     greedy = None
     with LlamaCpp(gguf.path) as runner:
         tokenizer: Any = checkpoint.tokenizer()
         texts = [tokenizer.decode(ids[1:]) for ids in rows.ids[:_RETOKENIZED_ROWS].tolist()]
         count = clock.timed("tokens", lambda: check_tokens(checkpoint, runner, texts))
-        predictions = clock.timed("predictions", lambda: check_predictions(model, runner, rows))
+        predictions = clock.timed("predictions", lambda: _predictions(options, checkpoint, gguf, model, runner, rows))
         if kind in _GREEDY_TYPES:
             plan = {tensor.name: tensor for tensor in plan_tensors(checkpoint, sizes)}
             greedy = clock.timed("greedy", lambda: check_greedy(model, gguf, runner, rows, plan, sizes.context))
@@ -105,25 +106,42 @@ def _run(
     )
 
 
-def _rows(options: VerifyOptions, checkpoint: Checkpoint, model: Any, context: int) -> "Rows":
-    """Return held-out rows with at least the asked-for number of counted tokens."""
-    from apt.evaluation.texts import load_rows
+def _predictions(
+    options: VerifyOptions, checkpoint: Checkpoint, gguf: GGUFFile, model: Any, runner: LlamaCpp, rows: "Rows"
+) -> PredictionCheck:
+    """Measure and judge the predictions; a miss that may be chance is judged on more text."""
+    from apt.plugins.builtin.ollama.verify_llama import is_doubtful, judge, measure_predictions
 
-    window = min(context, WINDOW)
-    needed = -(-options.tokens // (window - 1))
+    figures = measure_predictions(model, runner, rows)
+    if is_doubtful(figures):
+        more = _rows(options, checkpoint, model, options.tokens * MORE_TOKENS, at_least=options.tokens)
+        if more.tokens > rows.tokens:
+            figures = measure_predictions(model, runner, more)
+    judge(gguf.path, figures)
+    return figures
+
+
+def _rows(
+    options: VerifyOptions, checkpoint: Checkpoint, model: Any, tokens: int, at_least: int | None = None
+) -> "Rows":
+    """Return held-out rows with ``tokens`` counted tokens, or at least ``at_least`` where the text is shorter."""
+    from apt.evaluation.texts import context_of, load_rows
+
+    window = min(context_of(checkpoint), WINDOW)
+    needed = -(-tokens // (window - 1))
     ref = options.text or "self"
     if ref == "self":
-        output.note("no text given: comparing on text sampled from the checkpoint")
         rows = load_rows(ref, split="heldout", checkpoint=checkpoint, window=window, max_rows=needed, model=model)
     else:
         every = load_rows(ref, split="heldout", checkpoint=checkpoint, window=window)
         rows = every.spread(needed)
-        while rows.tokens < options.tokens and len(rows) < len(every):
+        while rows.tokens < tokens and len(rows) < len(every):
             needed *= 2
             rows = every.spread(needed)
-    if rows.tokens < options.tokens:
+    least = tokens if at_least is None else at_least
+    if rows.tokens < least:
         raise BadInputError(
-            f"the text {rows.source!r} has {rows.tokens} tokens, {options.tokens} are needed",
+            f"the text {rows.source!r} has {rows.tokens} tokens, {least} are needed",
             hint="give a longer text or ask for fewer tokens",
         )
     return rows

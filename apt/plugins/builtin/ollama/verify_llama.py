@@ -70,12 +70,10 @@ def check_tokens(checkpoint: Checkpoint, runner: LlamaCpp, extra: Sequence[str] 
     return len(texts)
 
 
-def check_predictions(model: Any, runner: LlamaCpp, rows: "Rows") -> PredictionCheck:
+def measure_predictions(model: Any, runner: LlamaCpp, rows: "Rows") -> PredictionCheck:
     """Compare the predictions after every counted token.
 
     :param model: the transformers model in fp32.
-    :raises CheckFailedError: with the figures when they are not within :data:`MAX_KL`, :data:`MIN_AGREEMENT` and
-        :data:`MAX_PERPLEXITY_CHANGE`.
     """
     import numpy as np
 
@@ -86,7 +84,7 @@ def check_predictions(model: Any, runner: LlamaCpp, rows: "Rows") -> PredictionC
             bar.advance()
     tokens = rows.counted.sum(dim=1).numpy().astype(np.int64)
     change = float(np.exp((sums[:, 3].sum() - sums[:, 2].sum()) / tokens.sum())) - 1
-    result = PredictionCheck(
+    return PredictionCheck(
         tokens=int(tokens.sum()),
         text=rows.source,
         kl=ratio_estimate(sums[:, 0], tokens),
@@ -95,20 +93,35 @@ def check_predictions(model: Any, runner: LlamaCpp, rows: "Rows") -> PredictionC
         perplexity_gguf=ratio_estimate(sums[:, 3], tokens, np.exp),
         perplexity_change=change,
     )
-    within = (
-        result.kl.value <= MAX_KL
-        and result.agreement.value >= MIN_AGREEMENT
-        and abs(result.perplexity_change) <= MAX_PERPLEXITY_CHANGE
+
+
+def within_limits(figures: PredictionCheck) -> bool:
+    """Whether all figures are within their limits; a NaN is not."""
+    return (
+        figures.kl.value <= MAX_KL
+        and figures.agreement.value >= MIN_AGREEMENT
+        and abs(figures.perplexity_change) <= MAX_PERPLEXITY_CHANGE
     )
-    # A NaN anywhere makes a comparison false, and so fails.
-    if not within:
+
+
+def is_doubtful(figures: PredictionCheck) -> bool:
+    """Whether a miss may be chance: the intervals of KL and agreement still reach their limits."""
+    return not within_limits(figures) and figures.kl.low <= MAX_KL and figures.agreement.high >= MIN_AGREEMENT
+
+
+def judge(path: Path, figures: PredictionCheck) -> None:
+    """Check the figures against :data:`MAX_KL`, :data:`MIN_AGREEMENT` and :data:`MAX_PERPLEXITY_CHANGE`.
+
+    :raises CheckFailedError: with the figures.
+    """
+    if not within_limits(figures):
         raise CheckFailedError(
-            f"in llama.cpp the GGUF predicts otherwise than the checkpoint: mean KL {result.kl.value:.5f} nats "
-            f"(limit {MAX_KL}), same top token {100 * result.agreement.value:.2f} % "
-            f"(limit {100 * MIN_AGREEMENT}), perplexity {100 * change:+.2f} % (limit {100 * MAX_PERPLEXITY_CHANGE:g}) "
-            f"over {result.tokens} tokens"
+            f"{path}: in llama.cpp the GGUF predicts otherwise than the checkpoint: "
+            f"mean KL {figures.kl.value:.5f} nats (limit {MAX_KL}), "
+            f"same top token {100 * figures.agreement.value:.2f} % (limit {100 * MIN_AGREEMENT:g}), "
+            f"perplexity {100 * figures.perplexity_change:+.2f} % (limit {100 * MAX_PERPLEXITY_CHANGE:g}), "
+            f"over {figures.tokens} tokens"
         )
-    return result
 
 
 def _row_sums(model: Any, runner: LlamaCpp, rows: "Rows", index: int) -> list[float]:

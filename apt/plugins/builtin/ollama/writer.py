@@ -1,10 +1,12 @@
 """Write a GGUF: header by the ``gguf`` package, tensor data streamed behind it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from apt.checkpoint.gguf import DEFAULT_ALIGNMENT
+from apt.plugins.builtin.ollama.mapping import PlannedTensor
 from apt.plugins.builtin.ollama.tensors import TensorType
 
 #: ``general.file_type``, llama.cpp's number for "mostly" that type.
@@ -12,24 +14,26 @@ FILE_TYPES: Final[Mapping[TensorType, int]] = {"F32": 0, "F16": 1, "Q8_0": 7, "B
 _QUANTIZATION_VERSION: Final = 2
 
 
-class Entry(Protocol):
-    """What the tensor table needs to know of a tensor."""
+@dataclass(frozen=True, slots=True)
+class FileTensor:
+    """A tensor of the file with the type it is stored in.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def type(self) -> TensorType: ...
-    @property
-    def size_bytes(self) -> int: ...
+    :param shape: outermost dimension first.
+    :param source: where its values come from; absent for one that follows from the config.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    size_bytes: int
+    source: PlannedTensor | None = None
 
 
 def write_gguf(
     path: Path,
     metadata: Mapping[str, Any],
     file_type: TensorType,
-    entries: Sequence[Entry],
+    entries: Sequence[FileTensor],
     data: Iterable[Iterable[bytes]],
 ) -> None:
     """Write one GGUF file.
@@ -54,7 +58,7 @@ def _pad(stream: Any, length: int) -> None:
 
 
 def _write_header(
-    path: Path, metadata: Mapping[str, Any], file_type: TensorType, entries: Sequence[Entry]
+    path: Path, metadata: Mapping[str, Any], file_type: TensorType, entries: Sequence[FileTensor]
 ) -> None:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
