@@ -26,7 +26,8 @@ def token_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         )  # fmt: skip
     elif rows is not None and tokenizer.highest_id is not None and tokenizer.highest_id >= rows:
         yield error(
-            "vocabulary", "tokenizer.json", f"has token ids up to {tokenizer.highest_id}, the embedding has {rows} rows",
+            "vocabulary", "tokenizer.json",
+            f"has token ids up to {tokenizer.highest_id}, the embedding has {rows} rows",
             "tokens were added without resizing the embedding, or it is another model's tokenizer",
             "copy the tokenizer that belongs to these weights",
         )  # fmt: skip
@@ -87,8 +88,9 @@ def render_problem(template: str, tokenizer: TokenizerFacts | None) -> str:
     """
     try:
         from jinja2 import TemplateError
+        from jinja2.exceptions import SecurityError
         from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
         return ""
 

@@ -25,10 +25,10 @@ def weight_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _value_findings(checkpoint: Checkpoint, scan: TensorScan) -> Iterator[Finding]:
     shape = checkpoint.tensors[scan.name].shape
     if scan.non_finite:
-        assert scan.first_non_finite is not None
+        first = list(_position(scan.first_non_finite or 0, shape))
         yield error(
             "non-finite", scan.name,
-            f"{scan.non_finite} values are NaN or infinite, the first at {list(_position(scan.first_non_finite, shape))}",
+            f"{scan.non_finite} values are NaN or infinite, the first at {first}",
             "training or a conversion overflowed, or the file is damaged", "go back to the last sound checkpoint",
         )  # fmt: skip
     if scan.largest > FP16_MAX:

@@ -1,0 +1,165 @@
+"""What the operations of evaluation return."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from apt.console.table import Table
+from apt.console.units import format_bytes, format_count
+from apt.evaluation.behaviour import Check, Sample
+from apt.evaluation.scoring import Divergence
+from apt.evaluation.speed import Speed
+from apt.evaluation.statistics import Estimate
+
+#: Whether a perplexity is on real text, or on text of the model itself, where it tells agreement with that model.
+Kind = Literal["quality", "agreement"]
+
+#: What the figure is called in a table.
+KIND_LABELS = {"quality": "held-out perplexity", "agreement": "perplexity on the model's own text (agreement)"}
+
+
+@dataclass(frozen=True, slots=True)
+class TextResult:
+    """A file of token rows.
+
+    :param path: an ``.npz`` with the arrays ``calibration``, ``train`` and ``heldout``.
+    :param kind: ``agreement`` when the rows were sampled from the model itself.
+    """
+
+    path: Path
+    source: str
+    kind: Kind
+    window: int
+    calibration_rows: int
+    train_rows: int
+    heldout_rows: int
+    heldout_tokens: int
+    heldout_bytes: int | None
+
+    def tables(self) -> list[Table]:
+        """Return the rows by split."""
+        rows = [[s, str(getattr(self, f"{s}_rows"))] for s in ("calibration", "train", "heldout")]
+        return [Table(f"{self.path}: {self.source}, {self.window} tokens a row", ("split", "rows"), rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """How well a model predicts a text.
+
+    :param kind: see :data:`Kind`.
+    :param bits_per_byte: ``None`` where the rows do not come from a text.
+    """
+
+    source: str
+    kind: Kind
+    tokens: int
+    perplexity: Estimate
+    bits_per_byte: Estimate | None
+
+    def rows(self) -> list[list[str]]:
+        """Rows of figures for a table."""
+        rows = [[KIND_LABELS[self.kind], self.perplexity.format()]]
+        if self.bits_per_byte is not None:
+            rows.append(["bits per byte", self.bits_per_byte.format(4)])
+        return [*rows, ["tokens", format_count(self.tokens)]]
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """What ``test`` tells.
+
+    :param passed: whether every check was passed.
+    :param score: ``None`` when the model could not be run, or no text was asked for.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    name: str
+    path: Path
+    passed: bool
+    parameters: int
+    size_bytes: int
+    checks: tuple[Check, ...]
+    score: TextScore | None
+    sample: Sample | None
+    peak_rss_bytes: int
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that were not passed."""
+        return tuple(c for c in self.checks if not c.passed)
+
+    def tables(self) -> list[Table]:
+        """Return the checks, the figures and the sample."""
+        title = f"{self.name}: {'passed' if self.passed else 'FAILED'}"
+        checks = [[c.name, "ok" if c.passed else "FAILED", c.detail] for c in self.checks]
+        tables = [Table(title, ("check", "result", "seen"), checks)]
+        if self.score is not None:
+            tables.append(Table(f"Text: {self.score.source}", ("figure", "value [95 %]"), self.score.rows()))
+        if self.sample is not None and self.sample.text is not None:
+            tables.append(Table("Greedy sample", ("text",), [[" ".join(self.sample.text.split())[:100]]]))
+        return tables
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedModel:
+    """One model of a comparison; figures against the first are ``None`` for the first itself.
+
+    :param perplexity: ``None`` where another tokenizer makes token figures incomparable.
+    :param perplexity_ratio: perplexity over the first model's, by a paired bootstrap over rows.
+    :param divergence: KL(first || this) in nats per token and top-1 agreement.
+    """
+
+    name: str
+    path: Path
+    parameters: int
+    size_bytes: int
+    size_ratio: float
+    memory_bytes: int
+    perplexity: Estimate | None
+    bits_per_byte: Estimate | None
+    perplexity_ratio: Estimate | None
+    divergence: Divergence | None
+    speed: Speed | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareResult:
+    """What ``compare`` tells; ``models`` in the order they were given."""
+
+    source: str
+    kind: Kind
+    tokens: int
+    rows: int
+    models: tuple[ComparedModel, ...]
+
+    def tables(self) -> list[Table]:
+        """Return sizes and speed, then the figures on the text."""
+        sizes = [
+            [
+                m.name,
+                format_count(m.parameters),
+                format_bytes(m.size_bytes),
+                f"{m.size_ratio:.3f}",
+                m.speed.prefill.format() if m.speed else "-",
+                m.speed.decode.format() if m.speed else "-",
+            ]
+            for m in self.models
+        ]
+        figures = [
+            [
+                m.name,
+                m.perplexity.format() if m.perplexity else "-",
+                m.bits_per_byte.format(4) if m.bits_per_byte else "-",
+                m.perplexity_ratio.format() if m.perplexity_ratio else "-",
+                m.divergence.kl.format(4) if m.divergence else "-",
+                f"{100 * m.divergence.agreement.value:.2f} %" if m.divergence else "-",
+            ]
+            for m in self.models
+        ]
+        text = f"{KIND_LABELS[self.kind]}, {self.source}, {format_count(self.tokens)} tokens; [95 % interval]"
+        return [
+            Table("Size and speed", ("model", "parameters", "size", "× first", "prefill tok/s", "decode tok/s"), sizes),
+            Table(text, ("model", "perplexity", "bits/byte", "ppl ÷ first", "KL to first", "top-1 agreement"), figures),
+        ]
