@@ -31,6 +31,10 @@ TyperError: Final[type[Exception]] = typer.BadParameter.__mro__[2]
 TyperAbort: Final[type[Exception]] = typer.Abort
 
 
+class ReaderGoneError(Exception):
+    """The reader of the output has gone; carried past Typer, which would turn a broken pipe into exit code 1."""
+
+
 class LazyGroup(typer.core.TyperGroup):
     """A group whose commands are records of the index until one is invoked."""
 
@@ -97,6 +101,17 @@ def load_command(record: CommandRecord) -> Any:
     command.name = record.name
     _tell_hooks(command, record.name)
     return command
+
+
+def has_subcommand(words: tuple[str, ...]) -> bool:
+    """Whether the words name a command that exists, down to the last."""
+    record = hosts.current().data.command(words[0])
+    if record is None:
+        return False
+    command = load_command(record)
+    for word in words[1:]:
+        command = getattr(command, "commands", {}).get(word)
+    return command is not None
 
 
 def _namespace_command(record: CommandRecord, function: Callable[[SimpleNamespace], Any]) -> Any:
@@ -167,6 +182,9 @@ def _tell_hooks(command: Any, words: str) -> None:
         error: BaseException | None = None
         try:
             return function(*arguments, **options)
+        except BrokenPipeError as raised:
+            error = raised
+            raise ReaderGoneError from None
         except BaseException as raised:
             error = raised
             raise
@@ -179,18 +197,10 @@ def _tell_hooks(command: Any, words: str) -> None:
 
 def root() -> Any:
     """Return the root command."""
-    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None, no_args_is_help=False)
+    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None)
 
-    @application.callback(invoke_without_command=False)
-    def apt_model(
-        version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
-    ) -> None:
+    @application.callback()
+    def apt_model() -> None:
         """One command line from a language-model checkpoint to a smaller, proven, shipped model."""
-        if version:
-            from apt.console import output
-            from apt_model import __version__
-
-            output.emit_text(f"apt_model {__version__}")
-            raise typer.Exit()
 
     return typer.main.get_command(application)

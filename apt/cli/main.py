@@ -10,6 +10,7 @@ from apt.console import output
 from apt.console.errors import AptError, ExitCode, NotFoundError, UsageError, explain
 from apt.plugins import host as hosts
 from apt.plugins.core import LEGACY_COMMANDS
+from apt_model import __version__
 
 #: What a shell reports for a process whose reader has gone.
 BROKEN_PIPE: Final = 141
@@ -46,6 +47,9 @@ def _run(words: list[str]) -> int:
     if words[0] in ("--help", "-h"):
         output.emit_text(_help())
         return ExitCode.OK
+    if words == ["--version"]:
+        output.emit_text(f"apt_model {__version__}")
+        return ExitCode.OK
     words = _without_legacy(words)
     from apt.cli import lazy
 
@@ -55,8 +59,12 @@ def _run(words: list[str]) -> int:
         raise UsageError(_message(error), hint=_usage(error)) from None
     except lazy.TyperError as error:
         raise AptError(_message(error)) from None
+    except lazy.ReaderGoneError:
+        raise BrokenPipeError from None
     except lazy.TyperAbort:
         raise KeyboardInterrupt from None
+    if result == ExitCode.INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code
+        raise KeyboardInterrupt
     return result if isinstance(result, int) and not isinstance(result, bool) else ExitCode.OK
 
 
@@ -80,11 +88,13 @@ def _without_legacy(words: list[str]) -> list[str]:
     data = hosts.current().data
     if words[0] not in LEGACY_COMMANDS or data.command(words[0]) is not None:
         return words
+    from apt.cli import lazy
+
     plugin, now = LEGACY_COMMANDS[words[0]]
-    if data.command(now[0]) is None:
+    if not lazy.has_subcommand(now):
         raise NotFoundError(
-            f"the command {words[0]!r} belongs to the plugin {plugin}, which this version does not have",
-            hint="apt_model plugin list shows those it has",
+            f"the command {words[0]!r} belongs to the plugin {plugin}, which is not there or does not have it yet",
+            hint="apt_model --help lists the commands",
         )
     output.note(f"{words[0]} is now: apt_model {' '.join(now)}")
     return [*now, *words[1:]]

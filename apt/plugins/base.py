@@ -53,7 +53,7 @@ class Plugin:
 
     #: Canonical name: letters, digits and dashes.
     name: ClassVar[str] = ""
-    version: ClassVar[str] = "0"
+    version: ClassVar[str] = ""
     author: ClassVar[str] = ""
     #: One line.
     description: ClassVar[str] = ""

@@ -105,7 +105,8 @@ class _Builder:
         try:
             if (refused := self._refuse(record, facts)) is not None:
                 return refused, facts
-            facts |= self._ask(found)
+            # What the class leaves open is as the distribution says.
+            facts |= {k: v for k, v in self._ask(found).items() if v or k not in facts}
             record = _record(found, facts)
             # Once more: a name or requirements that are computed are known only now.
             return self._refuse(record, facts) or record, facts
@@ -205,7 +206,7 @@ class _Builder:
 def _record(found: Found, facts: dict[str, Any]) -> PluginRecord:
     return PluginRecord(
         name=str(facts["name"]),
-        version=str(facts.get("version", "0")),
+        version=str(facts.get("version") or "0"),
         source=found.source,
         status="ready",
         commands=tuple(c["name"] for c in facts["commands"]),

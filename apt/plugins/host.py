@@ -25,6 +25,7 @@ class Host:
         self._active: dict[str, Plugin] = {}
         self._failed: set[str] = set()
         self._manager: Any = None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._hooks = {h for p in data.plugins if p.status == "ready" for h in p.hooks}
 
     def registry(self) -> Registry:
@@ -104,11 +105,13 @@ class Host:
 
     def listen(self) -> None:
         """Hand the events of the lower rooms to the hooks, and tear the plugins down when the process ends."""
-        events.subscribe(self.fire)
+        self._unsubscribe = events.subscribe(self.fire)
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Tear down the plugins that were set up."""
+        """Stop listening and tear down the plugins that were set up."""
+        atexit.unregister(self.close)
+        self._unsubscribe()
         for name, plugin in reversed(list(self._active.items())):
             del self._active[name]
             try:
@@ -136,16 +139,25 @@ def _component(record: ComponentRecord) -> Component:
     return Component(record.kind, record.name, record.target, record.schema, record.summary, record.plugin)
 
 
-_hosts: dict[str, Host] = {}
+_host: tuple[str, Host] | None = None
 
 
 def current() -> Host:
-    """Return the host of this process; it listens to events from the first call on."""
-    key = index.home()
-    if key not in _hosts:
-        _hosts[key] = Host(build.load())
-        _hosts[key].listen()
-    return _hosts[key]
+    """Return the host of this process and home; it listens to events from the first call on."""
+    global _host
+    if _host is None or _host[0] != index.home():
+        refresh()
+        _host = (index.home(), Host(build.load()))
+        _host[1].listen()
+    return _host[1]
+
+
+def refresh() -> None:
+    """Let go of the host: the next call of :func:`current` looks at what is installed anew."""
+    global _host
+    if _host is not None:
+        _host[1].close()
+        _host = None
 
 
 def registry() -> Registry:
@@ -167,6 +179,6 @@ def set_enabled(names: Sequence[str], *, enabled: bool) -> PluginList:
     wanted = {data.plugin(name).name for name in names}
     disabled = set(build.disabled_plugins())
     build.set_disabled(sorted(disabled - wanted if enabled else disabled | wanted))
-    _hosts.pop(index.home(), None)
+    refresh()
     fresh = build.load()
     return PluginList(index.plugin_directory(), tuple(p for p in fresh.plugins if p.name in wanted))

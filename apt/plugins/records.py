@@ -120,7 +120,7 @@ class IndexData:
             for plugin in self.plugins:
                 if wanted in (n.replace("_", "-").lower() for n in names(plugin)):
                     return plugin
-        known = [n for p in self.plugins for n in (p.name, *p.commands)]
+        known = {n for p in self.plugins for n in (p.name, *p.commands)}
         raise NotFoundError(f"no plugin is called {name!r}", hint=did_you_mean(name, known))
 
     def command(self, name: str) -> CommandRecord | None:
