@@ -40,7 +40,7 @@ class StructuredStrategy:
             trials = search(decoder, searching_part(batches), before, candidates)
             best = trials[0]
             cut = reconstruct(decoder, Calibration(batches), before, best.sizes, best.dropped, measure=False).cut
-        except torch._C._LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
             raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
         return Pruned(
             model=build(task.model, task.architecture, cut),
