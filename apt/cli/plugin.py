@@ -8,6 +8,7 @@ from apt.console import output
 from apt.console.errors import NotFoundError
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 from apt.plugins import build, dependencies, host
+from apt.plugins.core import PLANNED
 from apt.plugins.records import PluginRecord
 
 app = typer.Typer(help="List, describe, install, enable and disable plugins.", no_args_is_help=True)
@@ -82,9 +83,21 @@ def install(
 
 
 def _known(name: str) -> PluginRecord | None:
+    """Return the plugin of that name; ``None`` for what is left to pip.
+
+    :raises NotFoundError: for a name that was surely meant to be a plugin's: pip would fetch a stranger's package.
+    """
+    data = host.current().data
     try:
-        return host.current().data.plugin(name)
-    except NotFoundError:
+        return data.plugin(name)
+    except NotFoundError as error:
+        word = name.replace("_", "-").lower()
+        for planned, others in PLANNED.items():
+            if word in (planned, *others):
+                raise NotFoundError(f"the plugin {planned} is not part of this version") from None
+        if error.hint.startswith("did you mean"):
+            hint = f"{error.hint} For a package of that name write {name}>=0"
+            raise NotFoundError(error.message, hint=hint) from None
         return None
 
 

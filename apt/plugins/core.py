@@ -47,3 +47,13 @@ LEGACY_COMMANDS: Final = {
     "train-multimodal": ("multimodal-training", ("multimodal", "train")),
     "train-reasoning": ("reasoning-training", ("reasoning", "train")),
 }
+
+#: Plugins that the documents name and that this version does not have: a name of theirs is never given to pip, since
+#: the package that bears it on an index is somebody else's.
+PLANNED: Final = {
+    "multimodal-training": ("multimodal",),
+    "data-processors": ("process-data",),
+    "advanced-debugging": ("debugging", "monitor"),
+    "advanced-visualization": ("visualization", "dashboard"),
+    "reasoning-training": ("reasoning",),
+}

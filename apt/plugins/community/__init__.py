@@ -1,0 +1,1 @@
+"""A template and notes for plugins by others; what users write themselves lies in their own plugin directory."""
