@@ -28,8 +28,7 @@ class TrainSection(BaseModel):
     :param batch_rows: rows of one micro-batch; a step sees ``batch_rows * grad_accum`` rows.
     :param eval_every: steps between evaluations; the run's state is saved at each.
     :param eval_rows: rows taken from the training rows to choose the best checkpoint by.
-    :param precision: dtype of matrix products; ``auto`` is bf16 where the machine multiplies it natively and the
-        model is wide enough to gain.
+    :param precision: dtype of matrix products; ``auto`` is bf16 where the machine multiplies it natively.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,12 +37,12 @@ class TrainSection(BaseModel):
     optimizer: SerializeAsAny[Section] = AdamWOptions()
     scheduler: SerializeAsAny[Section] = CosineOptions()
     steps: int = Field(ge=1)
-    batch_rows: int = Field(8, ge=1)
-    grad_accum: int = Field(1, ge=1)
-    max_grad_norm: float = Field(1.0, gt=0.0)
-    eval_every: int = Field(50, ge=1)
-    eval_rows: int = Field(16, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    batch_rows: int = Field(default=8, ge=1)
+    grad_accum: int = Field(default=1, ge=1)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    eval_every: int = Field(default=50, ge=1)
+    eval_rows: int = Field(default=16, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     precision: Precision = "auto"
 
 
@@ -80,7 +79,8 @@ def parse_config(values: Mapping[str, Any], registry: Registry | None = None) ->
         for key, kind in COMPONENT_KEYS.items():
             if key in train:
                 train[key] = _parse_section(f"train.{key}", train[key], kind, registry)
-    return _validate(TrainConfig, tree, "")
+    config: TrainConfig = _validate(TrainConfig, tree, "")
+    return config
 
 
 def _parse_section(path: str, value: Any, kind: str, registry: Registry) -> Any:

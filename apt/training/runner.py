@@ -6,8 +6,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
@@ -16,6 +17,7 @@ from apt.checkpoint.loading import quiet_transformers
 from apt.console.errors import UsageError
 from apt.console.progress import progress
 from apt.registry import Registry
+from apt.training.attention import fast_attention
 from apt.training.config import TrainConfig, build_loss, component_of, core_registry
 from apt.training.contract import Loss, Resources
 from apt.training.data import RowsDataset, TokenRows, stack
@@ -23,8 +25,8 @@ from apt.training.precision import autocast_dtype
 from apt.training.result import TrainResult, curve_of
 from apt.training.trainer import EVAL_METRIC, ContractTrainer, RunCallback
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+#: A transformers causal language model; its stubs are too partial to be of use to the checker.
+Model = Any
 
 RUN_NAME: Final = "run.json"
 START_NAME: Final = "start"
@@ -32,7 +34,7 @@ START_NAME: Final = "start"
 
 def run(
     config: TrainConfig,
-    model: "PreTrainedModel",
+    model: Model,
     rows: TokenRows,
     *,
     run_dir: Path,
@@ -56,10 +58,14 @@ def run(
     training, evaluation = rows.split(config.train.eval_rows)
     loss = build_loss(config.train.loss, registry, resources=resources)
     _claim(run_dir, config, identity)
-    model.to(_device()).train()
+    model.to(device()).train()
     begun = time.monotonic()
-    with quiet_transformers(), progress(label, config.train.steps, "steps") as bar:
-        callback = RunCallback(bar)
+    with (
+        quiet_transformers(),
+        _as_fast_as_it_goes(config, model, rows, resources),
+        progress(label, config.train.steps, "steps") as bar,
+    ):
+        callback = RunCallback(bar, config.resolved())
         trainer = _build_trainer(config, model, loss, training, evaluation, run_dir, registry, callback)
         callback.trainer = trainer
         last = _last_complete(run_dir)
@@ -87,7 +93,7 @@ def is_resumable(run_dir: Path, config: TrainConfig, identity: str) -> bool:
 def steps_within(
     seconds: float,
     config: TrainConfig,
-    model: "PreTrainedModel",
+    model: Model,
     rows: TokenRows,
     *,
     resources: Resources | None = None,
@@ -102,24 +108,24 @@ def steps_within(
     optimizer = _build_optimizer(config, model, registry)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    device = _device()
-    dtype = autocast_dtype(config.train.precision, device, model.config)
+    place = device()
+    dtype = autocast_dtype(config.train.precision, place)
     take = config.train.batch_rows
-    batch = {"input_ids": rows.ids[:take].to(device), "labels": rows.labels[:take].to(device)}
-    model.to(device).train()
+    batch = {"input_ids": rows.ids[:take].to(place), "labels": rows.labels[:take].to(place)}
+    model.to(place).train()
 
     def one_step() -> float:
         begun = time.monotonic()
         for _ in range(config.train.grad_accum):
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            with torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
                 out = loss(model, batch, rng=torch.Generator(), step=0)
-            (out.loss_sum / out.weight.clamp(min=1)).backward()
+            (out.loss_sum / out.weight.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
             float(out.loss_sum.detach())
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return time.monotonic() - begun
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _as_fast_as_it_goes(config, model, rows, resources):
         one_step()
         per_step = min(one_step() for _ in range(3))
     return max(1, int(seconds / (per_step * _OVERHEAD)))
@@ -129,7 +135,17 @@ def steps_within(
 _OVERHEAD: Final = 1.1
 
 
-def _device() -> torch.device:
+def _as_fast_as_it_goes(
+    config: TrainConfig, model: Model, rows: TokenRows, resources: Resources | None
+) -> AbstractContextManager[None]:
+    teacher = resources.teacher if resources is not None else None
+    models = [model] if teacher is None else [model, teacher]
+    dtype = autocast_dtype(config.train.precision, device())
+    return fast_attention(models, rows.ids.shape[1], dtype)
+
+
+def device() -> torch.device:
+    """Where training runs: the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -162,7 +178,7 @@ def _last_complete(run_dir: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _build_optimizer(config: TrainConfig, model: "PreTrainedModel", registry: Registry) -> torch.optim.Optimizer:
+def _build_optimizer(config: TrainConfig, model: Model, registry: Registry) -> torch.optim.Optimizer:
     section = config.train.optimizer
     build = component_of("optimizer", section, registry).load()
     optimizer: torch.optim.Optimizer = build(list(model.named_parameters()), section)
@@ -171,7 +187,7 @@ def _build_optimizer(config: TrainConfig, model: "PreTrainedModel", registry: Re
 
 def _build_trainer(
     config: TrainConfig,
-    model: "PreTrainedModel",
+    model: Model,
     loss: Loss,
     training: TokenRows,
     evaluation: TokenRows,
@@ -188,7 +204,7 @@ def _build_trainer(
     trainer = ContractTrainer(
         loss=loss,
         evaluation=evaluation,
-        autocast=autocast_dtype(section.precision, _device(), model.config),
+        autocast=autocast_dtype(section.precision, device()),
         model=model,
         args=_arguments(config, run_dir),
         train_dataset=RowsDataset(training),
@@ -231,7 +247,7 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to=[],
-        use_cpu=_device().type == "cpu",
+        use_cpu=device().type == "cpu",
     )
 
 
@@ -251,7 +267,7 @@ def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
     )
 
 
-def _restore_start(model: "PreTrainedModel", start: Path) -> None:
+def _restore_start(model: Model, start: Path) -> None:
     """Give the model the weights it came with: training did not improve it."""
     from safetensors.torch import load_model
 

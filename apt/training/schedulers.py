@@ -1,4 +1,6 @@
-"""Learning-rate schedules: pure functions ``(step, total steps, options) -> factor``, so a resume needs the step only."""
+"""Learning-rate schedules: pure functions ``(step, total steps, options) -> factor``, so that a resume needs no more
+than the step.
+"""
 
 import math
 from typing import Literal
@@ -12,24 +14,24 @@ class CosineOptions(Section):
     """Options of ``cosine``; shares are of the whole run."""
 
     name: Literal["cosine"] = "cosine"
-    warmup_share: float = Field(0.05, ge=0.0, lt=1.0)
-    final_share: float = Field(0.0, ge=0.0, le=1.0)
+    warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0)
+    final_share: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class LinearOptions(Section):
     """Options of ``linear``: warm-up, a constant stretch, then linear decay over the last ``decay_share``."""
 
     name: Literal["linear"] = "linear"
-    warmup_share: float = Field(0.05, ge=0.0, lt=1.0)
-    decay_share: float = Field(1.0, gt=0.0, le=1.0)
-    final_share: float = Field(0.0, ge=0.0, le=1.0)
+    warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0)
+    decay_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    final_share: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class ConstantOptions(Section):
     """Options of ``constant``."""
 
     name: Literal["constant"] = "constant"
-    warmup_share: float = Field(0.0, ge=0.0, lt=1.0)
+    warmup_share: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 def _warmup(step: int, total: int, share: float) -> float:

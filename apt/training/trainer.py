@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from apt.console.errors import AptError
 from apt.console.progress import Bar
 from apt.training.contract import Batch, Loss, LossOut, count
 from apt.training.data import TokenRows
+from apt.training.events import listeners
 from apt.training.losses.linear import Head, Terms, last_hidden, linear_loss, targets_of
 
 #: Trainer's names of logged figures, and ours.
@@ -44,6 +45,8 @@ class ContractTrainer(Trainer):
         self._interval_begun = time.monotonic()
         self._logged_step = 0
         self.tokens = 0
+        #: Mean loss per token of the step that is being made or was made last.
+        self.step_loss = 0.0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -55,7 +58,7 @@ class ContractTrainer(Trainer):
                 samples.append(next(epoch_iterator))
             except StopIteration:
                 break
-        self._micro = 0
+        self._micro, self.step_loss = 0, 0.0
         weight = sum((count(s) for s in samples), torch.zeros((), dtype=torch.long)).to(device)
         if self.args.world_size > 1:
             weight = self.accelerator.gather(weight).sum()
@@ -67,7 +70,7 @@ class ContractTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return one micro-batch's share of the step's mean loss."""
-        out = self._evaluate_loss(model, inputs)
+        out = self._checked_loss(model, inputs)
         for name, metric in out.metrics.items():
             held = self._sums.setdefault(name, [torch.zeros((), dtype=torch.float64) for _ in range(2)])
             held[0] += metric.sum.detach().double().cpu()
@@ -75,9 +78,10 @@ class ContractTrainer(Trainer):
         weight = num_items_in_batch if num_items_in_batch is not None else out.weight
         # Every process holds a share of the sum, and DDP averages over them.
         loss = out.loss_sum / weight.clamp(min=1) * self.accelerator.num_processes
+        self.step_loss += float(loss.detach())
         return (loss, None) if return_outputs else loss
 
-    def _evaluate_loss(self, model: Any, inputs: Batch) -> LossOut:
+    def _checked_loss(self, model: Any, inputs: Batch) -> LossOut:
         step = self.state.global_step
         self._generator.manual_seed((self.args.seed << 32) + (step << 8) + self._micro % 256)
         self._micro += 1
@@ -96,7 +100,7 @@ class ContractTrainer(Trainer):
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Score the evaluation rows: cross-entropy in nats per token, whatever the loss that is trained."""
-        model = self.model
+        model: Any = self.model
         was_training = model.training
         model.eval()
         total, weight = 0.0, 0
@@ -125,6 +129,11 @@ class ContractTrainer(Trainer):
             renamed |= self._interval()
         super().log(renamed, start_time)
 
+    def learning_rate(self) -> float:
+        """The first parameter group's rate for the next step."""
+        assert self.optimizer is not None
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def _interval(self) -> dict[str, float]:
         """Figures since the last training log; starts a new interval."""
         seconds = max(time.monotonic() - self._interval_begun, 1e-9)
@@ -145,10 +154,11 @@ class ContractTrainer(Trainer):
 
 
 class RunCallback(TrainerCallback):
-    """Evaluates at the start and the end, moves the bar, and makes a resumed run count on."""
+    """Evaluates at the start and the end, moves the bar, tells listeners, and makes a resumed run count on."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Bar, config: Mapping[str, Any]) -> None:
         self._bar = bar
+        self._config = config
         self.trainer: ContractTrainer | None = None
 
     def on_train_begin(
@@ -156,6 +166,8 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Score the model as it came; or, in a resumed run, take up its counters."""
         assert self.trainer is not None
+        for listener in listeners:
+            listener.on_training_start(state.max_steps, self._config)
         self._bar.advance(state.global_step)
         if state.global_step:
             self.trainer.restore_counters()
@@ -166,7 +178,18 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> TrainerControl:
         """Ask for a last evaluation when the last step is no multiple of the interval."""
+        assert self.trainer is not None
         self._bar.advance(1)
+        if listeners:
+            metrics = {"train/loss": self.trainer.step_loss, "train/lr": self.trainer.learning_rate()}
+            for listener in listeners:
+                listener.on_training_step(state.global_step, metrics)
         if state.global_step >= state.max_steps:
             control.should_log = control.should_evaluate = control.should_save = True
         return control
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """Tell listeners the last figures."""
+        last = next((e for e in reversed(state.log_history) if "train/loss" in e), {})
+        for listener in listeners:
+            listener.on_training_end(state.global_step, {k: v for k, v in last.items() if "/" in k})

@@ -14,7 +14,7 @@ class CrossEntropyOptions(Section):
     """Options of ``ce``."""
 
     name: Literal["ce"] = "ce"
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class CrossEntropy:

@@ -20,8 +20,8 @@ class DistillLossOptions(Section):
 
     name: Literal["distill"] = "distill"
     divergence: DivergenceName = "forward_kl"
-    alpha: float = Field(1.0, ge=0.0, le=1.0)
-    temperature: float = Field(1.0, gt=0.0, le=100.0)
+    alpha: float = Field(default=1.0, ge=0.0, le=1.0)
+    temperature: float = Field(default=1.0, gt=0.0, le=100.0)
 
 
 class Distill:

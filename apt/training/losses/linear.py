@@ -114,7 +114,7 @@ def linear_loss(
     :param teacher: needed when ``terms.alpha`` is above zero.
     """
     task = _Task(head, targets, terms, teacher, torch.is_grad_enabled(), _matmul_dtype(hidden))
-    loss, sums = _LinearLoss.apply(hidden, head.weight, head.bias, task)
+    loss, sums = _LinearLoss.apply(hidden, head.weight, head.bias, task)  # type: ignore[no-untyped-call]
     return loss, Sums(*sums)
 
 
@@ -246,8 +246,6 @@ def _compare(
     )  # fmt: skip
     rows, slope = DIVERGENCES[terms.divergence](log_p, log_q_hot)
     gradient[:, :shared].add_(slope, alpha=terms.alpha * hot)
-    if hot == 1.0 and terms.divergence == "forward_kl":
-        plain = rows
-    else:
-        plain = forward_kl(log_p1, log_q1)[0]
+    known = hot == 1.0 and terms.divergence == "forward_kl"
+    plain = rows if known else forward_kl(log_p1, log_q1)[0]
     return rows, torch.stack([plain.double().sum(), agreeing.double()])

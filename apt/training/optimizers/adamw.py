@@ -13,10 +13,10 @@ class AdamWOptions(Section):
     """Options of ``adamw``; ``weight_decay`` acts on matrices only."""
 
     name: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-3, gt=0.0)
-    weight_decay: float = Field(0.0, ge=0.0)
-    beta1: float = Field(0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(0.95, ge=0.0, lt=1.0)
+    lr: float = Field(default=1e-3, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
 
 
 def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: AdamWOptions) -> torch.optim.Optimizer:

@@ -17,12 +17,12 @@ class MuonOptions(Section):
     """Options of ``muon``: ``lr`` for the layers' matrices, ``adamw_lr`` for the rest."""
 
     name: Literal["muon"] = "muon"
-    lr: float = Field(0.02, gt=0.0)
-    adamw_lr: float = Field(1e-3, gt=0.0)
-    momentum: float = Field(0.95, ge=0.0, lt=1.0)
-    weight_decay: float = Field(0.0, ge=0.0)
-    beta1: float = Field(0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(0.95, ge=0.0, lt=1.0)
+    lr: float = Field(default=0.02, gt=0.0)
+    adamw_lr: float = Field(default=1e-3, gt=0.0)
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
 
 
 class Together(torch.optim.Optimizer):
@@ -68,9 +68,7 @@ def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: MuonOpt
     made: list[torch.optim.Optimizer] = []
     if matrices:
         made.append(
-            torch.optim.Muon(
-                matrices, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-            )
+            torch.optim.Muon(matrices, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
         )
     if others:
         betas = (options.beta1, options.beta2)

@@ -59,7 +59,11 @@ def reference(parts: dict[str, Any], terms: Terms) -> tuple[Tensor, list[Tensor]
 
 
 def make_parts(
-    *, tokens: int = 300, vocab: int = 157, teacher_vocab: int | None = None, bias: bool = False,
+    *,
+    tokens: int = 300,
+    vocab: int = 157,
+    teacher_vocab: int | None = None,
+    bias: bool = False,
     softcap: float | None = None,
 ) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(7)
@@ -101,9 +105,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "CHUNK_ELEMENTS", 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "alpha", "temperature"), list(itertools.product(NAMES, [1.0, 0.6], [1.0, 2.5]))
-)
+@pytest.mark.parametrize(("name", "alpha", "temperature"), list(itertools.product(NAMES, [1.0, 0.6], [1.0, 2.5])))
 def test_divergences_equal_float64(name: str, alpha: float, temperature: float) -> None:
     assert_equal_to_reference(make_parts(), Terms(alpha=alpha, temperature=temperature, divergence=name))
 
@@ -164,9 +166,7 @@ def test_sums_are_those_of_the_definitions() -> None:
         )
     log_q = log_softmax((parts["hidden"].double() @ parts["weight"].double().T).detach(), -1)
     log_p = log_softmax(parts["teacher_hidden"].double() @ parts["teacher_weight"].double().T, -1)
-    assert float(sums.cross_entropy) == pytest.approx(
-        -float(log_q.gather(1, parts["targets"][:, None]).sum())
-    )
+    assert float(sums.cross_entropy) == pytest.approx(-float(log_q.gather(1, parts["targets"][:, None]).sum()))
     assert float(sums.forward_kl) == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum()), rel=1e-5)
     assert int(sums.agreeing) == int((log_p.argmax(-1) == log_q.argmax(-1)).sum())
 
