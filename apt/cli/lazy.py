@@ -10,6 +10,7 @@ import os
 # Help is plain text: Typer's rich panels cost 60 ms and are unreadable in a pipe. Read when Typer is imported.
 os.environ["TYPER_USE_RICH"] = "0"
 
+import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -175,6 +176,7 @@ def _tell_hooks(command: Any, words: str) -> None:
     if function is None:
         return
 
+    @functools.wraps(function)
     def told(*arguments: Any, **options: Any) -> Any:
         host = hosts.current()
         host.fire("before_operation", operation=words, options=options)
