@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
@@ -124,8 +123,25 @@ def calls_of(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
         handle.remove()
 
 
+class _Received(Exception):
+    """Carries what a module received out of the call that it cuts short."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
 def only_input(module: nn.Module, call: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Run ``call`` and return what ``module`` received in it."""
-    with torch.no_grad(), inputs_of(module) as seen:
+    """Run ``call`` as far as ``module`` and return what that received; what comes after is not computed."""
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise _Received(inputs[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
         call(*args, **kwargs)
-    return seen[0]
+    except _Received as received:
+        return received.value
+    finally:
+        handle.remove()
+    raise AssertionError("the module was not reached")

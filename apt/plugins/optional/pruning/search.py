@@ -20,6 +20,10 @@ from apt.plugins.optional.pruning.trace import BATCH_TOKENS, Batch
 #: So many sizes are measured; where more are legal, those that cut all axes evenly come first.
 MAX_SHAPES: Final = 12
 
+#: Sizes that are so much less even than the most even ones are not measured: they took three quarters of one axis, or
+#: half of two, and lost by far in every trial.
+_MAX_EXCESS: Final = 0.35
+
 #: The search reads at most about so many tokens; the final fit reads them all.
 SEARCH_TOKENS: Final = 8192
 
@@ -51,7 +55,9 @@ def legal_shapes(before: Sizes, ratio: float, *, heads_divide_hidden: bool) -> l
         plans = nearest(before, ratio, heads_divide_hidden=heads_divide_hidden)
         told = "; ".join(f"{removed_share(before, s):.1%} ({s.describe()})" for s in plans)
         raise UnsupportedError(f"no legal cut removes {ratio:.1%} of the linear weights", hint=f"the nearest: {told}")
-    return sorted(found, key=lambda s: _unevenness(before, s))[:MAX_SHAPES]
+    ranked = sorted(found, key=lambda s: _unevenness(before, s))
+    limit = _unevenness(before, ranked[0]) + _MAX_EXCESS
+    return [s for s in ranked if _unevenness(before, s) <= limit][:MAX_SHAPES]
 
 
 def _unevenness(before: Sizes, after: Sizes) -> float:
