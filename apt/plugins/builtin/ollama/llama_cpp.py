@@ -113,26 +113,30 @@ class LlamaCpp:
         self._check_settings()
         return ids
 
-    def logits(self, ids: Sequence[int], *, positions: int = 128) -> "Iterator[NDArray[np.float32]]":
-        """Yield the logits after each token of one sequence, f32 ``[at most positions, vocabulary]`` at a time."""
+    def logits(self, ids: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
+        """Yield the logits after each token of one sequence in chunks, f32 ``[tokens of the chunk, vocabulary]``."""
         import numpy as np
 
-        left = int(self._ask(op="logits", ids=list(ids))["tokens"])
+        self._send(op="logits", ids=list(ids))
+        left = len(ids)
         while left:
-            count = min(positions, left)
+            count = int(self._answer()["tokens"])
             raw = self._read(count * self.vocab_size * 4)
-            yield np.frombuffer(raw, "<f4").reshape(count, self.vocab_size)
+            yield np.frombuffer(raw, np.float32).reshape(count, self.vocab_size)
             left -= count
         self._check_settings()
 
     def _ask(self, **request: Any) -> dict[str, Any]:
+        self._send(**request)
+        return self._answer()
+
+    def _send(self, **request: Any) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._crashed() from None
-        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

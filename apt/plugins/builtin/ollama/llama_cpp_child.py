@@ -1,7 +1,7 @@
 """A process that runs one GGUF in llama.cpp and answers requests; started by :mod:`.llama_cpp`.
 
 Arguments: the shared library, the GGUF, the number of threads. Requests are JSON lines on stdin; an answer is a JSON
-line on stdout, for ``logits`` followed by raw little-endian f32. It imports the standard library only, so that
+line on stdout, for ``logits`` one for each chunk of tokens, followed by the chunk's raw f32. It imports the standard library only, so that
 nothing but llama.cpp lives in the process, and llama.cpp's talk and crashes stay here.
 
 llama.cpp's parameter structs change between versions. Both are larger than 16 bytes, which all 64-bit ABIs pass and
@@ -119,13 +119,14 @@ class Runner:
         return list(ids[:count])
 
     def logits(self, ids: list[int]) -> None:
-        """Write the logits after every token of one sequence to stdout, f32 ``[tokens, vocabulary]``."""
+        """Answer with the logits after every token of one sequence, f32 ``[tokens, vocabulary]``."""
         context = self._context(tokens=len(ids), sequences=1, batch=CHUNK)
         batch = self._library.llama_batch_init(CHUNK, 0, 1)
         try:
             for first in range(0, len(ids), CHUNK):
                 last = min(first + CHUNK, len(ids))
                 self._decode(context, batch, [(ids[i], i, 0, True) for i in range(first, last)])
+                _answer({"tokens": last - first})
                 for i in range(last - first):
                     row = self._library.llama_get_logits_ith(context, i)
                     _write_all(ctypes.string_at(row, 4 * self.vocab_size))
@@ -233,7 +234,6 @@ def serve(library: str, model: str, threads: int) -> None:
         elif request["op"] == "greedy":
             _answer({"ids": runner.greedy(request["prompts"], request["new_tokens"])})
         elif request["op"] == "logits":
-            _answer({"tokens": len(request["ids"])})
             runner.logits(request["ids"])
 
 

@@ -175,11 +175,12 @@ def _check_merge_order(tokenizer: Any, state: Mapping[str, Any], pre: str) -> No
     if bool(model.get("ignore_merges")) == (pre in _IGNORE_MERGES):
         return
     # The two ways differ only in words that are tokens but that the merges do not reach.
+    added = {token["content"] for token in state.get("added_tokens", [])}
     bpe = tokenizer.backend_tokenizer.model
     was, bpe.ignore_merges = bpe.ignore_merges, False
     try:
         for token in model["vocab"]:
-            if len(bpe.tokenize(token)) != 1:
+            if token not in added and len(bpe.tokenize(token)) != 1:
                 raise _refusal(f"its merges do not reach the token {token!r}, which llama.cpp would treat otherwise")
     finally:
         bpe.ignore_merges = was
