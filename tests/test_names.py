@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from apt.plugins import build
+from apt.plugins import host
 from apt.plugins.base import Plugin
 from apt.plugins.core import CORE_COMMANDS, LEGACY_COMMANDS
 
@@ -59,7 +59,7 @@ TO_COME = {"export_model", "load_dataset", "train_with_hf_trainer"}
 @pytest.mark.parametrize("name", PLUGINS)
 def test_plugin_bears_its_names(name: str) -> None:
     command, package, class_name, _ = PLUGINS[name]
-    data = build.load()
+    data = host.load()
     record = data.plugin(name)
     assert (record.name, record.commands) == (name, (command,))
     assert record.target == f"apt.plugins.{package}:{class_name}"

@@ -7,7 +7,7 @@ import typer
 from apt.console import output
 from apt.console.errors import NotFoundError
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
-from apt.plugins import build, dependencies, host
+from apt.plugins import host
 from apt.plugins.core import PLANNED
 from apt.plugins.records import PluginRecord
 
@@ -64,6 +64,8 @@ def install(
       apt_model plugin install ollama --optional --dry-run
       apt_model plugin install ./my-plugin
     """
+    from apt.plugins import dependencies
+
     output.configure(json=json, quiet=quiet)
     plugins: list[str] = []
     requirements: list[str] = []
@@ -77,7 +79,7 @@ def install(
         requirements += [r for r in dependencies.missing(wanted) if r not in requirements]
     output.emit(dependencies.install(plugins, requirements, dry_run=dry_run))
     for name in plugins:
-        record = build.load().plugin(name)
+        record = host.load().plugin(name)
         if not dry_run and record.status != "ready":
             output.warn(f"plugin {name} is not ready: {record.reason}; mend it with: {record.mend}")
 

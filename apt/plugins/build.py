@@ -18,17 +18,6 @@ from apt.registry import CORE_COMPONENTS, Component
 _OWN_SOURCES = ("base", "build", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "records", "trial")
 
 
-def load() -> IndexData:
-    """Return the index's records, from the cache where it is current."""
-    cached = index.ready_text("data")
-    if cached is not None:
-        try:
-            return IndexData.from_json(cached)
-        except (ValueError, TypeError, KeyError):
-            pass
-    return build()
-
-
 def build() -> IndexData:
     """Build the index and write it to the cache."""
     here = Path(__file__).parent

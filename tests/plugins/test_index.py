@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apt.plugins import build, index
+from apt.plugins import build, host, index
 
 
 def index_file(tmp_path: Path) -> Path:
@@ -19,7 +19,7 @@ def test_is_written_once_and_read_back(tmp_path: Path) -> None:
     assert index.ready_text("help") is None
     built = build.build()
     assert "quickstart" in (index.ready_text("help") or "")
-    assert build.load() == built
+    assert host.load() == built
     assert index_file(tmp_path).stat().st_mode & 0o111 == 0
 
 
@@ -77,20 +77,20 @@ def test_damage_is_a_miss_not_a_fault(tmp_path: Path) -> None:
         text = index.ready_text("help")
         assert text is None or bytes(damaged) == whole
     path.write_bytes(b"")
-    assert build.load().command("info") is not None
+    assert host.load().command("info") is not None
     assert index.ready_text("help") is not None  # rebuilt silently
 
 
 def test_unwritable_cache_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert build.load().command("info") is not None
+    assert host.load().command("info") is not None
     assert index.ready_text("help") is None
 
 
 def test_no_cache_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("APT_NO_CACHE", "1")
-    build.load()
+    host.load()
     assert not (tmp_path / "cache").exists()
 
 
