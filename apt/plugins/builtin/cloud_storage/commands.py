@@ -36,8 +36,8 @@ def backup(
       apt_model cloud-storage backup ./pruned --to file:///mnt/drive/backups --name my-model --tag pruned
 
     \b
-    Exit codes: 0 backed up, 2 wrong call, 3 no such model, 4 a damaged model, 7 the tag stands for other content, 8 cannot
-    write the store.
+    Exit codes: 0 backed up, 2 wrong call, 3 no such model, 4 a damaged model, 7 the tag stands for other
+    content, 8 cannot write the store.
     """
     output.configure(json=json, quiet=quiet)
     from apt.plugins.builtin.cloud_storage import backup as library
@@ -64,7 +64,8 @@ def restore(
       apt_model cloud-storage restore my-model@2 --from file:///backups -o ./second
 
     \b
-    Exit codes: 0 restored and verified, 3 no such store or version, 4 a damaged store, 7 the output exists, 8 cannot write.
+    Exit codes: 0 restored and verified, 3 no such store or version, 4 a damaged store, 7 the output exists,
+    8 cannot write.
     """
     output.configure(json=json, quiet=quiet)
     from apt.plugins.builtin.cloud_storage import restore as library
@@ -114,7 +115,8 @@ def upload(
       apt_model cloud-storage upload ./pruned --platform huggingface --repo me/pruned --dry-run
 
     \b
-    Exit codes: 0 uploaded and verified, 3 no such model, 5 a platform not supported, 6 its package is missing, 9 network.
+    Exit codes: 0 uploaded and verified, 3 no such model, 5 a platform not supported, 6 its package is missing,
+    9 network.
     """
     output.configure(json=json, quiet=quiet)
     from apt.plugins.builtin.cloud_storage import transfer as library

@@ -66,7 +66,9 @@ def source_files(ref: str) -> tuple[Path, list[SourceFile]]:
 
 
 def _walk(root: Path, folder: Path) -> Iterator[SourceFile]:
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
         path = Path(entry.path)
         if entry.is_symlink():
             member(folder, entry.name)
@@ -74,11 +76,10 @@ def _walk(root: Path, folder: Path) -> Iterator[SourceFile]:
                 raise BadInputError(f"{path} is a link to no file")
         if entry.is_file():
             yield SourceFile(path, path.relative_to(root).as_posix(), entry.stat().st_size)
-        elif entry.is_dir(follow_symlinks=False):
-            if entry.name not in LEFT_OUT:
-                yield from _walk(root, path)
-        else:
+        elif not entry.is_dir(follow_symlinks=False):
             raise BadInputError(f"{path} is neither a file nor a directory")
+        elif entry.name not in LEFT_OUT:
+            yield from _walk(root, path)
 
 
 def sha256_of(path: Path) -> str:
