@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -114,6 +113,7 @@ def _usage(error: Exception) -> str:
 
 def _unexpected(error: Exception) -> AptError:
     """Keep the traceback of a fault of ours in a file and tell where it is."""
+    import tempfile
     import traceback
 
     with tempfile.NamedTemporaryFile(

@@ -13,6 +13,7 @@ from apt.console import output
 from apt.console.errors import AptError, MissingDependencyError, UsageError
 from apt.plugins import index
 from apt.plugins.base import Plugin
+from apt.plugins.core import HOOKS
 from apt.plugins.records import CommandRecord, ComponentRecord, IndexData, PluginList, PluginRecord
 from apt.registry import CORE_COMPONENTS, Component, Registry
 
@@ -69,9 +70,7 @@ class Host:
         :raises UsageError: for a hook that does not exist.
         """
         if hook not in self._hooks:
-            from apt.plugins import hooks
-
-            if hook not in hooks.names():
+            if hook not in HOOKS:
                 raise UsageError(f"no hook is called {hook!r}")
             return []
         for record in self.data.plugins:

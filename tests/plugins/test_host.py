@@ -9,6 +9,7 @@ from apt import events
 from apt.console.errors import AptError, MissingDependencyError, UsageError
 from apt.plugins import build, hooks, host
 from apt.plugins.base import Diagnosis, Plugin
+from apt.plugins.core import HOOKS
 
 Dropin = Callable[[str, str], Path]
 Source = Callable[..., str]
@@ -165,6 +166,7 @@ def test_enabling_by_any_name_changes_only_those(dropin: Dropin, plugin_source: 
 
 
 def test_every_hook_is_documented() -> None:
+    assert hooks.names() == list(HOOKS)
     text = Path(__file__).parents[2].joinpath("docs", "hooks.md").read_text(encoding="utf-8")
     for name in hooks.names():
         assert f"## {name}\n" in text, f"docs/hooks.md lacks {name}: make docs"
