@@ -1,16 +1,13 @@
 """``apt_model size``: where a model's bytes are."""
 
-from typing import Annotated
-
-import typer
-
 from apt.checkpoint import sizes
+from apt.cli.arguments import ModelArgument
 from apt.console import output
 from apt.console.typer_options import JsonOption, QuietOption
 
 
 def size(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a name in the store, tiny, or hf:owner/name.")],
+    model: ModelArgument,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -88,9 +88,8 @@ def generate_greedily(model: Any, start: int, new_tokens: int) -> list[int]:
 def generation_checks(model: Any, start: int, new_tokens: int) -> tuple[list[Check], list[int]]:
     """Generate twice: something must come, and the same both times."""
     first, second = (generate_greedily(model, start, new_tokens) for _ in range(2))
+    same = first == second
     return [
         Check("generates", bool(first), f"{len(first)} tokens after the start token"),
-        Check(
-            "deterministic", first == second, "two greedy runs agree" if first == second else "two greedy runs differ"
-        ),
+        Check("deterministic", same, "two greedy runs agree" if same else "two greedy runs differ"),
     ], first

@@ -71,9 +71,8 @@ def measure_speed(model: Any, *, prompt_tokens: int = 256, new_tokens: int = 32,
     try:
         with torch.inference_mode():
             for _ in range(repeats + 1):
-                reading.append(_seconds(lambda: _prefill(model, prompt), model.device.type))
-                cache = _prefill(model, prompt)
-                writing.append(_seconds(lambda c=cache: _decode(model, c, prompt, new_tokens), model.device.type))
+                reading.append(_seconds(model, _prefill, prompt))
+                writing.append(_seconds(model, _decode, _prefill(model, prompt), prompt, new_tokens))
     finally:
         model.train(was_training)
     return Speed(
@@ -99,15 +98,15 @@ def _decode(model: Any, cache: Any, prompt: "torch.Tensor", new_tokens: int) -> 
         cache, token = out.past_key_values, out.logits[:, -1:].argmax(dim=-1)
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
+def _seconds(model: Any, work: Callable[..., Any], *arguments: Any) -> float:
     """Time a piece of work; on an accelerator until it has really ended."""
     import torch
 
-    accelerated = device != "cpu"
+    accelerated = model.device.type != "cpu"
     if accelerated:
         torch.accelerator.synchronize()
     begun = time.perf_counter()
-    work()
+    work(model, *arguments)
     if accelerated:
         torch.accelerator.synchronize()
     return max(time.perf_counter() - begun, 1e-9)

@@ -44,6 +44,7 @@ class Rows:
     :param n_bytes: UTF-8 bytes of the text that the counted tokens stand for; ``None`` where there is no text.
     :param source: where the rows come from, for people.
     :param row_bytes: the same bytes row by row.
+    :param sampled: whether a model wrote the text; scores then tell agreement with that model, not quality.
     """
 
     ids: "torch.Tensor"
@@ -51,6 +52,7 @@ class Rows:
     n_bytes: int | None
     source: str
     row_bytes: tuple[int, ...] | None = None
+    sampled: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,7 +78,7 @@ class Rows:
         n_bytes = self.n_bytes if len(rows) == len(self) else None
         if by_row is not None:
             n_bytes = sum(by_row)
-        return Rows(self.ids[rows], self.labels[rows], n_bytes, self.source, by_row)
+        return Rows(self.ids[rows], self.labels[rows], n_bytes, self.source, by_row, self.sampled)
 
     def spread(self, max_rows: int | None) -> "Rows":
         """Return at most ``max_rows`` rows, evenly spread over the text."""
@@ -90,7 +92,7 @@ class Rows:
         save_rows({split: self}, path, overwrite=overwrite)
 
 
-def rows_from_ids(ids: Any, *, source: str, lengths: Any = None, row_bytes: Any = None) -> Rows:
+def rows_from_ids(ids: Any, *, source: str, lengths: Any = None, row_bytes: Any = None, sampled: bool = False) -> Rows:
     """Make rows of an integer array ``[rows, window]`` whose rows begin with their given token.
 
     :param lengths: tokens of each row without its padding; the whole width when absent.
@@ -104,14 +106,15 @@ def rows_from_ids(ids: Any, *, source: str, lengths: Any = None, row_bytes: Any 
         padding = torch.arange(tensor.shape[1])[None] >= torch.as_tensor(lengths).long()[:, None]
         labels[padding] = IGNORED
     by_row = None if row_bytes is None else tuple(int(n) for n in row_bytes)
-    return Rows(tensor, labels, None if by_row is None else sum(by_row), source, by_row)
+    return Rows(tensor, labels, None if by_row is None else sum(by_row), source, by_row, sampled)
 
 
 def save_rows(splits: Mapping[Split, Rows], path: Path, *, overwrite: bool = False) -> None:
     """Write splits to one ``.npz``, atomically.
 
     For each split: an int32 array of that name, ``<split>_lengths`` where rows are padded, ``<split>_bytes`` where
-    the bytes are known. The same rows give the same file, byte for byte.
+    the bytes are known, ``<split>_sampled`` where a model wrote the text. The same rows give the same file, byte for
+    byte.
     """
     import numpy as np
 
@@ -125,6 +128,8 @@ def save_rows(splits: Mapping[Split, Rows], path: Path, *, overwrite: bool = Fal
             arrays[f"{split}_lengths"] = lengths
         if rows.row_bytes is not None:
             arrays[f"{split}_bytes"] = np.asarray(rows.row_bytes, np.int64)
+        if rows.sampled:
+            arrays[f"{split}_sampled"] = np.asarray(True)
     with atomic_file(path, overwrite=overwrite) as stream:
         np.savez(stream, **arrays)
 
@@ -308,7 +313,8 @@ def _token_rows(path: Path, split: Split, window: int | None) -> Rows:
     if window is not None and window < ids.shape[1]:
         ids, n_bytes = ids[:, :window], None
         lengths = None if lengths is None else np.minimum(lengths, window)
-    return rows_from_ids(ids.astype(np.int64), source=f"{path}:{split}", lengths=lengths, row_bytes=n_bytes)
+    source, sampled = f"{path}:{split}", f"{split}_sampled" in arrays
+    return rows_from_ids(ids.astype(np.int64), source=source, lengths=lengths, row_bytes=n_bytes, sampled=sampled)
 
 
 def _sampled(checkpoint: "Checkpoint", split: Split, window: int | None, max_rows: int | None, model: Any) -> Rows:
@@ -318,4 +324,4 @@ def _sampled(checkpoint: "Checkpoint", split: Split, window: int | None, max_row
     size = window or min(context_of(checkpoint), DEFAULT_WINDOW)
     count = SAMPLED_ROWS[split] if max_rows is None else max_rows
     ids = sample_rows(model, rows=count, window=size, seed=SPLITS.index(split), bos=start_token(checkpoint.config))
-    return rows_from_ids(ids, source=f"sampled from {checkpoint.name}")
+    return rows_from_ids(ids, source=f"sampled from {checkpoint.name}", sampled=True)

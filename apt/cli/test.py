@@ -1,0 +1,58 @@
+"""``apt_model test``: is a model whole, does it run, how well does it predict."""
+
+from typing import Annotated
+
+import typer
+
+from apt.cli.arguments import BatchRowsOption, MaxRowsOption, ModelArgument, WindowOption
+from apt.console import output
+from apt.console.errors import ExitCode
+from apt.console.typer_options import JsonOption, QuietOption
+
+
+def test(
+    model: ModelArgument,
+    text: Annotated[
+        str, typer.Option(help="embedded, self (the model's own text), none, or a .txt, .jsonl or .npz file.")
+    ] = "embedded",
+    max_rows: MaxRowsOption = None,
+    window: WindowOption = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 32,
+    batch_rows: BatchRowsOption = 8,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Check that a model is whole and runs, and measure its perplexity with a 95 % interval.
+
+    Files and checksums, tensors against the config, special tokens, finite weights and logits, generation,
+    determinism, decoding with the KV cache against a full pass. On the model's own text the perplexity tells
+    agreement with itself, not quality.
+
+    \b
+    Examples:
+      apt_model test tiny
+      apt_model test ./my-model --text heldout.txt --json
+      apt_model test my-model --text none
+
+    \b
+    Exit codes: 0 passed, 2 wrong call, 3 no such model or text, 4 corrupted files, 5 not supported (GGUF),
+    10 a check failed.
+    """
+    output.configure(json=json, quiet=quiet)
+    from apt.evaluation.operations import TestOptions, check
+
+    result = check(
+        TestOptions(
+            model=model,
+            text=None if text == "none" else text,
+            window=window,
+            max_rows=max_rows,
+            new_tokens=new_tokens,
+            batch_rows=batch_rows,
+        )
+    )
+    output.emit(result)
+    if result.passed:
+        return ExitCode.OK
+    output.warn(f"{result.name} failed: {', '.join(c.name for c in result.failed)}; see: apt_model debug {model}")
+    return ExitCode.CHECK_FAILED

@@ -1,0 +1,174 @@
+"""The operations of evaluation: their options, and the functions that commands and recipe steps call.
+
+The measuring itself lies beside: :mod:`~apt.evaluation.text_files`, :mod:`~apt.evaluation.checking`,
+:mod:`~apt.evaluation.comparing`.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from apt.console.errors import CheckFailedError
+from apt.evaluation.checking import check_model
+from apt.evaluation.comparing import compare_models
+from apt.evaluation.results import CompareResult, TestResult, TextResult
+from apt.evaluation.text_files import write_sampled, write_texts
+from apt.options import ModelRef, Options, OutputPath, TextRef
+
+__all__ = [
+    "CompareOptions",
+    "EmbeddedTextOptions",
+    "SampleTextOptions",
+    "TestOptions",
+    "check",
+    "compare",
+    "embedded_text",
+    "sample_text",
+    "test",
+]
+
+
+class SampleTextOptions(Options):
+    """Sample rows of all splits from a model; no row is in two of them."""
+
+    model: ModelRef
+    #: An ``.npz`` file; any other path is a directory that gets ``rows.npz``.
+    output: OutputPath
+    calibration_rows: int = Field(default=64, ge=1)
+    train_rows: int = Field(default=256, ge=1)
+    heldout_rows: int = Field(default=64, ge=1)
+    #: Tokens a row; the model's context, at most 256, when absent.
+    window: int | None = Field(default=None, ge=2)
+    seed: int = Field(default=0, ge=0)
+    overwrite: bool = False
+
+
+class EmbeddedTextOptions(Options):
+    """Write token rows of a text: the embedded one, or a file that is cut in disjoint splits."""
+
+    model: ModelRef
+    #: An ``.npz`` file; any other path is a directory that gets ``rows.npz``.
+    output: OutputPath
+    #: ``embedded``, or a file. A .txt is cut into a train (80 %), a calibration (10 %) and a held-out (10 %) part, a
+    #: .jsonl alike by its documents; an .npz has its splits.
+    text: TextRef = "embedded"
+    calibration_rows: int | None = Field(default=64, ge=1)
+    train_rows: int | None = Field(default=512, ge=1)
+    #: All of the held-out text when absent.
+    heldout_rows: int | None = Field(default=None, ge=1)
+    #: Tokens a row; the model's context, at most 512, when absent.
+    window: int | None = Field(default=None, ge=2)
+    overwrite: bool = False
+
+
+class TestOptions(Options):
+    """Check a checkpoint and measure its perplexity."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    model: ModelRef
+    #: ``embedded``, ``self``, a file; nothing is scored when it is ``None``.
+    text: TextRef | None = "embedded"
+    window: int | None = Field(default=None, ge=2)
+    #: At most so many rows, spread over the text; all when absent.
+    max_rows: int | None = Field(default=None, ge=1)
+    new_tokens: int = Field(default=32, ge=1)
+    batch_rows: int = Field(default=8, ge=1)
+
+
+class CompareOptions(Options):
+    """Compare checkpoints on the same text; the first is what the others are measured against."""
+
+    models: list[ModelRef] = Field(min_length=2)
+    #: Names to show, in the order of the models; their own when empty.
+    labels: tuple[str, ...] = ()
+    text: TextRef = "embedded"
+    window: int | None = Field(default=None, ge=2)
+    max_rows: int | None = Field(default=None, ge=1)
+    batch_rows: int = Field(default=8, ge=1)
+    #: Measure prefill and decode speed.
+    speed: bool = True
+    #: Values that the models compute with: ``stored`` keeps each one's own.
+    dtype: Literal["float32", "stored"] = "float32"
+
+
+def sample_text(options: SampleTextOptions) -> TextResult:
+    """Sample calibration, train and held-out rows from a model into one ``.npz``.
+
+    :raises TargetExistsError: when the output exists and ``overwrite`` is false.
+    """
+    return write_sampled(
+        options.model,
+        options.output,
+        rows={
+            "calibration": options.calibration_rows,
+            "train": options.train_rows,
+            "heldout": options.heldout_rows,
+        },
+        window=options.window,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+
+
+def embedded_text(options: EmbeddedTextOptions) -> TextResult:
+    """Write token rows of a text, with the bytes they stand for, into one ``.npz``.
+
+    :raises TargetExistsError: when the output exists and ``overwrite`` is false.
+    """
+    return write_texts(
+        options.model,
+        options.output,
+        text=options.text,
+        rows={
+            "calibration": options.calibration_rows,
+            "train": options.train_rows,
+            "heldout": options.heldout_rows,
+        },
+        window=options.window,
+        overwrite=options.overwrite,
+    )
+
+
+def check(options: TestOptions) -> TestResult:
+    """Check a model; the result says whether it passed."""
+    return check_model(
+        options.model,
+        text=options.text,
+        window=options.window,
+        max_rows=options.max_rows,
+        new_tokens=options.new_tokens,
+        batch_rows=options.batch_rows,
+    )
+
+
+def test(options: TestOptions) -> TestResult:
+    """Check a model and refuse one that does not pass: the step of a recipe.
+
+    :raises CheckFailedError: naming the checks that failed.
+    """
+    result = check(options)
+    if not result.passed:
+        told = "; ".join(f"{c.name}: {c.detail}" for c in result.failed)
+        raise CheckFailedError(f"{result.name}: {told}", hint=f"apt_model debug {result.path}")
+    return result
+
+
+def compare(options: CompareOptions) -> CompareResult:
+    """Compare models: size, speed, perplexity, divergence from the first.
+
+    :raises BadInputError: when the text gives no common figure for the models.
+    """
+    return compare_models(
+        options.models,
+        labels=options.labels,
+        text=options.text,
+        window=options.window,
+        max_rows=options.max_rows,
+        batch_rows=options.batch_rows,
+        speed=options.speed,
+        stored_dtype=options.dtype == "stored",
+    )
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # nor is this a test function
