@@ -12,6 +12,7 @@ os.environ["TYPER_USE_RICH"] = "0"
 
 import functools
 import inspect
+import textwrap
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -165,8 +166,9 @@ def _is_option(word: str) -> bool:
 
 
 def _tell_hooks(command: Any, words: str) -> None:
-    """Have the hooks told before and after each command below ``command`` runs; show its help as plain text."""
+    """Have the hooks told before and after each command below ``command`` runs; make its help plain text."""
     command.rich_markup_mode = None
+    command.help = _with_examples(command.help or "")
     children = getattr(command, "commands", None)
     if children is not None:
         for child in children.values():
@@ -195,6 +197,20 @@ def _tell_hooks(command: Any, words: str) -> None:
             host.fire("after_operation", operation=words, options=options, seconds=seconds, error=error)
 
     command.callback = told
+
+
+def _with_examples(text: str) -> str:
+    """Keep the indented lines below ``Examples:`` from being wrapped into one paragraph."""
+    head, mark, tail = text.partition("Examples:\n")
+    if not mark:
+        return text
+    lines = tail.splitlines()
+    ends = next((i for i, line in enumerate(lines) if line.strip() and not line[0].isspace()), len(lines))
+    if ends and lines[ends - 1 : ends] == ["\b"]:  # Click's mark belongs to what follows
+        ends -= 1
+    examples = textwrap.dedent("\n".join(line for line in lines[:ends] if line.strip("\b ")))
+    shown = ["\b", "Examples:", textwrap.indent(examples, "  ")]
+    return "\n".join([head.removesuffix("\b\n").rstrip(), "", *shown, "", *lines[ends:]])
 
 
 def root() -> Any:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,6 +41,10 @@ def test_help_has_worked_examples_of_the_command(name: str, cli: Callable) -> No
             f"{words}: examples of another command"
         )
         assert "\x1b" not in ran.out
+        examples = ran.out.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+        assert examples, words
+        # One example a line; a longer one goes on after a backslash or a pipe.
+        assert all(re.match(r" +(apt_model|make|cat|[|\\]|--|-\w|export|ollama|#|\w+=)", e) for e in examples), examples
         assert "--json" in ran.out, f"{words}: no --json"
 
 
