@@ -1,0 +1,55 @@
+"""``apt_model debug``: faults of the environment, or of a model."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apt.console import output
+from apt.console.errors import ExitCode
+from apt.console.typer_options import JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from apt.evaluation.environment import PluginState
+
+
+def debug(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A path, a name in the store, tiny, hf:owner/name.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Find faults of the environment; with MODEL, faults of its files, config, tensors, tokenizer and weights.
+
+    Each finding says what shows it, the likely cause and what mends it. The model is read, never loaded: a pass over
+    headers, JSON files and the raw weights, without torch.
+
+    \b
+    Examples:
+      apt_model debug
+      apt_model debug ./my-model
+      apt_model debug my-model.gguf --json
+
+    \b
+    Exit codes: 0 no error found (warnings may be), 2 wrong call, 3 no such model, 10 an error was found.
+    """
+    output.configure(json=json, quiet=quiet)
+    if model is None:
+        from apt.evaluation.environment import environment
+
+        state = environment(_plugin_states())
+        output.emit(state)
+        return ExitCode.OK if state.sound else ExitCode.CHECK_FAILED
+    from apt.checkpoint.diagnosis import diagnose
+
+    diagnosis = diagnose(model)
+    output.emit(diagnosis)
+    return ExitCode.CHECK_FAILED if diagnosis.verdict == "faulty" else ExitCode.OK
+
+
+def _plugin_states() -> "list[PluginState]":
+    from apt.evaluation.environment import PluginState
+    from apt.plugins import host
+
+    return [PluginState(p.name, p.status, p.reason, p.mend) for p in host.current().data.plugins]
