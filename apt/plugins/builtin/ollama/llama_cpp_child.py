@@ -1,8 +1,8 @@
 """A process that runs one GGUF in llama.cpp and answers requests; started by :mod:`.llama_cpp`.
 
 Arguments: the shared library, the GGUF, the number of threads. Requests are JSON lines on stdin; an answer is a JSON
-line on stdout, for ``logits`` one for each chunk of tokens, followed by the chunk's raw f32. It imports the standard library only, so that
-nothing but llama.cpp lives in the process, and llama.cpp's talk and crashes stay here.
+line on stdout, for ``logits`` one for each chunk of tokens, followed by the chunk's raw f32. The file imports the
+standard library only, so that nothing but llama.cpp lives in the process, and llama.cpp's talk and crashes stay here.
 
 llama.cpp's parameter structs change between versions. Both are larger than 16 bytes, which all 64-bit ABIs pass and
 return in memory, so a struct that is declared larger than the real one is safe: the defaults are fetched into such a

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 #: Window of the compared rows, in tokens: long enough to see positions, short enough for some rows.
 WINDOW: Final = 256
 #: So many times more tokens decide where the first figures miss a limit that their intervals reach.
-MORE_TOKENS: Final = 8
+MORE_TOKENS: Final = 4
 #: Rows whose text is tokenized again in llama.cpp.
 _RETOKENIZED_ROWS: Final = 16
 #: ``general.file_type`` → type.

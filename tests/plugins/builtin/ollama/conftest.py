@@ -20,7 +20,7 @@ def needs_gguf() -> None:
 
 @pytest.fixture
 def lively(new_llama: Callable[..., Path]) -> Callable[..., Path]:
-    """Make a Llama all of whose parameters are random: clear choices between tokens, no bias of zero, no norm of one."""
+    """Make a Llama all of whose parameters are random: clear choices of tokens, no bias of zero, no norm of one."""
 
     def make(path: Path, *, seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:
         import torch
