@@ -198,7 +198,7 @@ def upload(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=endpoint())
-    with told_plainly(repository):
+    with told_plainly(repository), _without_bars():
         created = api.create_repo(repository, private=private, exist_ok=True)
         full_name = created.repo_id
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
@@ -207,6 +207,24 @@ def upload(
     if verify:
         _verify_upload(held, files)
     return held
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep huggingface_hub's progress bars away: it draws them off a terminal too."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # their documented place
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    drawn = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if drawn:
+            enable_progress_bars()
 
 
 def _verify_upload(held: HubRevision, files: Mapping[str, Path]) -> None:
@@ -267,7 +285,8 @@ def _received(source: HubRevision, file: HubFile, offset: int) -> Iterator[bytes
         hf_raise_for_status(response)
         if offset and response.status_code != 206:
             raise NetworkError(f"{source.repository}: the server cannot go on in the middle of {file.path}")
-        yield from response.iter_raw(_BLOCK_BYTES)
+        # In the sizes that the network brings: bytes gathered into larger blocks are lost when it breaks off.
+        yield from response.iter_raw()
 
 
 @contextmanager
@@ -297,6 +316,8 @@ def told_plainly(repository: str) -> Iterator[None]:
             raise NetworkError(
                 f"{repository}: {endpoint()}: {text[:200]}", hint="check HF_ENDPOINT and the network"
             ) from error
+        if type(error) is RuntimeError and error.__cause__ is not None:  # what an upload thread wraps its fault in
+            raise NetworkError(f"{repository}: {endpoint()}: {text[:200]} {error.__cause__}"[:400]) from error
         raise
 
 

@@ -5,6 +5,7 @@ called.
 """
 
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,16 +50,19 @@ def read_pickle(path: Path, *, label: str) -> "dict[str, torch.Tensor]":
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
     try:
-        try:
-            found = load(mmap=True)
-        except RuntimeError:  # the form before torch 1.6 cannot be mapped
-            found = load(mmap=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to whom it concerns: the writer of the file
+            try:
+                found = load(mmap=True)
+            except RuntimeError:  # the form before torch 1.6 cannot be mapped
+                found = load(mmap=False)
     except pickle.UnpicklingError as error:
         raise BadInputError(
             f"{label}: {path.name} is refused: it is damaged, or holds code beside its weights: {_first(error)}",
             hint="nothing in it was run; take a model in safetensors",
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:
+        # The unpickler raises whatever a damaged file makes its parts raise.
         raise BadInputError(f"{label}: {path.name} is damaged: {_first(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
         raise BadInputError(f"{label}: {path.name} is no table of tensors by name")
