@@ -12,9 +12,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from apt.console.errors import AptError
 from apt.console.progress import Bar
+from apt.events import announce
 from apt.training.contract import Batch, Loss, LossOut, count
 from apt.training.data import TokenRows
-from apt.training.events import listeners
 from apt.training.losses.linear import Head, Terms, last_hidden, linear_loss, targets_of
 
 #: Trainer's names of logged figures, and ours.
@@ -154,7 +154,7 @@ class ContractTrainer(Trainer):
 
 
 class RunCallback(TrainerCallback):
-    """Evaluates at the start and the end, moves the bar, tells listeners, and makes a resumed run count on."""
+    """Evaluates at the start and the end, moves the bar, announces, and makes a resumed run count on."""
 
     def __init__(self, bar: Bar, config: Mapping[str, Any]) -> None:
         self._bar = bar
@@ -166,8 +166,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Score the model as it came; or, in a resumed run, take up its counters."""
         assert self.trainer is not None
-        for listener in listeners:
-            listener.on_training_start(state.max_steps, self._config)
+        announce("on_training_start", steps=state.max_steps, options=self._config)
         self._bar.advance(state.global_step)
         if state.global_step:
             self.trainer.restore_counters()
@@ -180,16 +179,14 @@ class RunCallback(TrainerCallback):
         """Ask for a last evaluation when the last step is no multiple of the interval."""
         assert self.trainer is not None
         self._bar.advance(1)
-        if listeners:
-            metrics = {"train/loss": self.trainer.step_loss, "train/lr": self.trainer.learning_rate()}
-            for listener in listeners:
-                listener.on_training_step(state.global_step, metrics)
+        metrics = {"train/loss": self.trainer.step_loss, "train/lr": self.trainer.learning_rate()}
+        announce("on_training_step", step=state.global_step, metrics=metrics)
         if state.global_step >= state.max_steps:
             control.should_log = control.should_evaluate = control.should_save = True
         return control
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """Tell listeners the last figures."""
+        """Announce the last figures."""
         last = next((e for e in reversed(state.log_history) if "train/loss" in e), {})
-        for listener in listeners:
-            listener.on_training_end(state.global_step, {k: v for k, v in last.items() if "/" in k})
+        metrics = {name: value for name, value in last.items() if "/" in name}
+        announce("on_training_end", steps=state.global_step, metrics=metrics)

@@ -1,6 +1,7 @@
 """Schedules, optimizers, rows, attention."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ def test_cosine_warms_up_and_ends_at_its_final_share() -> None:
     factors = [schedulers.cosine(s, 100, options) for s in range(101)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1.0) == factors[10]
     assert factors[100] == pytest.approx(0.2)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
 
 
 def test_linear_and_constant() -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from training_helpers import small_config, small_model, small_rows
 
+from apt import events
 from apt.console.errors import AptError, BadInputError, UsageError
 from apt.registry import CORE_COMPONENTS, Component, Registry
-from apt.training import events
 from apt.training.contract import Resources
 from apt.training.data import TokenRows
 from apt.training.runner import run, steps_within
@@ -128,26 +128,18 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
-def test_listeners_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_is_announced(tmp_path: Path) -> None:
     told: list[Any] = []
-
-    class Listener:
-        def on_training_start(self, steps: int, options: Any) -> None:
-            told.append((steps, options["train"]["loss"]["name"]))
-
-        def on_training_step(self, step: int, metrics: Any) -> None:
-            told.append((step, metrics["train/loss"] > 0, metrics["train/lr"] >= 0))
-
-        def on_training_end(self, steps: int, metrics: Any) -> None:
-            told.append((steps, "train/loss" in metrics))
-
-    monkeypatch.setattr(events, "listeners", events.listeners)
-    events.listeners.append(Listener())
+    unsubscribe = events.subscribe(lambda event, **facts: told.append((event, facts)))
     try:
         run(small_config(steps=3), small_model(), small_rows(), run_dir=tmp_path)
     finally:
-        events.listeners.clear()
-    assert told == [(3, "ce"), (1, True, True), (2, True, True), (3, True, True), (3, True)]
+        unsubscribe()
+    names = [name for name, _ in told]
+    assert names == ["on_training_start", *["on_training_step"] * 3, "on_training_end"]
+    assert told[0][1]["steps"] == 3 and told[0][1]["options"]["train"]["loss"]["name"] == "ce"
+    assert [facts["step"] for _, facts in told[1:4]] == [1, 2, 3]
+    assert all(facts["metrics"]["train/loss"] > 0 for _, facts in told[1:])
 
 
 def test_bad_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_padding_of_the_teachers_vocabulary_changes_nothing() -> None:
     with torch.no_grad():
         state = teacher.state_dict()
         for name, value in padded.state_dict().items():
-            value[: len(state[name])] = state[name] if value.ndim else state[name]
+            value[: len(state[name])] = state[name]
     options, batch = DistillLossOptions(alpha=1.0), batch_of()
     plain = call(build_loss(options, resources=Resources(teacher=teacher)), student, batch)
     shared = call(build_loss(options, resources=Resources(teacher=padded, shared_vocab=VOCAB)), student, batch)

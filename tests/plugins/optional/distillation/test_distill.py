@@ -1,0 +1,228 @@
+"""The plugin: pairing, texts, the operation end to end, the command."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer import Typer
+from typer.testing import CliRunner
+
+from apt.checkpoint.reader import Checkpoint
+from apt.console.errors import BadInputError, TargetExistsError, UnsupportedError, UsageError
+from apt.console.output import to_json
+from apt.plugins.optional.distillation import DistillationPlugin, commands, operation
+from apt.plugins.optional.distillation.operation import distill, plan
+from apt.plugins.optional.distillation.options import DistillOptions
+from apt.plugins.optional.distillation.pairing import shared_vocabulary
+from apt.plugins.optional.distillation.texts import load_texts, text_of
+from apt.training.config import parse_config
+
+Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.npz"
+    generator = np.random.default_rng(0)
+    start = generator.integers(2, 200, size=(60, 1))
+    rows = 2 + (start + np.arange(24)) % 280
+    np.savez(path, train=rows[:48].astype(np.int32), heldout=rows[48:].astype(np.int32))
+    return path
+
+
+@pytest.fixture
+def pair(new_llama: Maker, tmp_path: Path) -> tuple[Path, Path]:
+    teacher = new_llama(tmp_path / "teacher", seed=1)
+    student = new_llama(tmp_path / "student", seed=2, intermediate_size=32, num_hidden_layers=2, dtype="bfloat16")
+    return teacher, student
+
+
+def options(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, **changes: Any) -> DistillOptions:
+    given: dict[str, Any] = {
+        "teacher": str(pair[0]), "student": str(pair[1]), "output": tmp_path / "out", "text": str(rows_file),
+        "steps": 8, "batch_rows": 4, "eval_every": 4, "eval_rows": 4, "window": 24,
+    }  # fmt: skip
+    return DistillOptions(**{**given, **changes})
+
+
+def test_the_student_comes_nearer_and_is_a_stock_checkpoint(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (pair[1] / "model.safetensors").read_bytes()
+    result = distill(options(pair, tmp_path, rows_file, control=True, steps=30, alpha=1.0))
+    assert capfd.readouterr().out == ""
+    assert (pair[1] / "model.safetensors").read_bytes() == before
+    assert result.after.kl is not None and result.before.kl is not None
+    assert result.after.kl.value < result.before.kl.value
+    assert result.after.perplexity_ratio == pytest.approx(
+        result.after.perplexity.value / result.teacher_perplexity.value
+    )
+    assert result.control is not None and len(result.control.curve) == len(result.curve)
+    assert result.control.curve[-1].tokens == result.curve[-1].tokens
+    assert result.control.curve[0].eval_loss == result.curve[0].eval_loss
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    checkpoint = Checkpoint.open(tmp_path / "out")
+    assert checkpoint.lineage is not None and checkpoint.lineage["operation"] == "distill"
+    assert checkpoint.lineage["metrics"]["after"]["kl"]["value"] == result.after.kl.value
+    assert "seconds" not in to_json(checkpoint.lineage["metrics"])
+    checkpoint.tokenizer()
+    stored = yaml.safe_load((tmp_path / "out" / "training.yaml").read_text())
+    assert parse_config(stored).resolved() == result.config
+    assert not (tmp_path / ".out.run").exists()
+    json.loads(to_json(result))
+    assert all(table.rows for table in result.tables())
+
+
+def test_figures_are_those_of_the_written_checkpoint(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    result = distill(options(pair, tmp_path, rows_file))
+    model = Checkpoint.open(tmp_path / "out").load(dtype=torch.float32)
+    ids = torch.as_tensor(np.load(rows_file)["heldout"]).long()
+    with torch.no_grad():
+        loss = model(input_ids=ids, labels=ids).loss
+    assert result.after.perplexity.value == pytest.approx(math.exp(float(loss)), rel=1e-5)
+
+
+def test_the_control_does_not_change_the_student(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    distill(options(pair, tmp_path, rows_file, control=True))
+    distill(options(pair, tmp_path, rows_file, output=tmp_path / "again"))
+    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("out", "again"))
+    assert first == second
+
+
+def test_an_interrupted_call_goes_on(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = operation._measured
+    monkeypatch.setattr(operation, "_measured", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        distill(options(pair, tmp_path, rows_file))
+    monkeypatch.setattr(operation, "_measured", real)
+    assert (tmp_path / ".out.run" / "distill" / "checkpoint-8").is_dir() and not (tmp_path / "out").exists()
+    resumed = distill(options(pair, tmp_path, rows_file))
+    whole = distill(options(pair, tmp_path, rows_file, output=tmp_path / "whole"))
+    assert resumed.curve == whole.curve
+    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("out", "whole"))
+    assert first == second
+
+
+def _interrupt(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_seconds_choose_the_steps(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    result = distill(options(pair, tmp_path, rows_file, steps=None, seconds=0.2))
+    assert result.steps >= 1 and result.config["train"]["steps"] == result.steps
+
+
+def test_outputs_are_refused_before_anything_is_done(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TargetExistsError):
+        distill(options(pair, tmp_path, rows_file))
+    distill(options(pair, tmp_path, rows_file, overwrite=True, steps=1))
+    assert (tmp_path / "out" / "apt.json").exists()
+    with pytest.raises(UsageError, match="both"):
+        plan(options(pair, tmp_path, rows_file, overwrite=True, seconds=3.0))
+
+
+def test_another_tokenizer_is_refused_with_the_reason(new_llama: Maker, tmp_path: Path) -> None:
+    a, b = (Checkpoint.open(new_llama(tmp_path / n)) for n in "ab")
+    path = b.path / "tokenizer.json"
+    table = json.loads(path.read_text())
+    vocab = table["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    path.write_text(json.dumps(table))
+    with pytest.raises(UnsupportedError, match="2 tokens differ, the first 'a'"):
+        shared_vocabulary(a, b)
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    table["model"]["merges"] = table["model"]["merges"][:3]
+    path.write_text(json.dumps(table))
+    with pytest.raises(UnsupportedError, match="cut a text differently"):
+        shared_vocabulary(a, b)
+
+
+def test_padded_vocabularies_are_paired_on_what_they_share(new_llama: Maker, tmp_path: Path, rows_file: Path) -> None:
+    teacher = new_llama(tmp_path / "teacher", seed=1, vocab_size=288)
+    student = new_llama(tmp_path / "student", seed=2, vocab_size=320)
+    (student / "tokenizer.json").write_bytes((teacher / "tokenizer.json").read_bytes())
+    a, b = Checkpoint.open(teacher), Checkpoint.open(student)
+    assert shared_vocabulary(a, b) == 288 == shared_vocabulary(b, a)
+    result = distill(options((teacher, student), tmp_path, rows_file, steps=2))
+    assert result.after.kl is None and result.after.perplexity.value > 0
+    short = new_llama(tmp_path / "short", vocab_size=280)
+    (short / "tokenizer.json").write_bytes((teacher / "tokenizer.json").read_bytes())
+    if len(a.tokenizer()) > 280:
+        with pytest.raises(UnsupportedError, match="logits for 280 ids"):
+            shared_vocabulary(a, Checkpoint.open(short))
+
+
+def test_a_text_file_is_never_measured_on_what_was_trained_on(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"line {i} of the text\n" for i in range(200)))
+    teacher = Checkpoint.open(pair[0])
+    texts = load_texts(options(pair, tmp_path, path, train_rows=1000), teacher, steps=100)
+    trained = {tuple(r) for r in texts.train.ids.tolist()}
+    assert len(texts.heldout) >= 1 and not any(tuple(r) in trained for r in texts.heldout.ids.tolist())
+    path.write_text("short")
+    with pytest.raises(BadInputError, match="too few"):
+        load_texts(options(pair, tmp_path, path), teacher, steps=1)
+
+
+def test_text_defaults_to_samples_of_the_teacher(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    chosen = options(pair, tmp_path, rows_file, text=None, train_rows=6, heldout_rows=3, window=8)
+    teacher = Checkpoint.open(pair[0])
+    assert text_of(chosen, teacher) == "self"
+    texts = load_texts(chosen, teacher, steps=1, model=teacher.load())
+    assert texts.train.ids.shape == (6, 8) and texts.heldout.ids.shape == (3, 8)
+
+
+def test_the_plan_writes_nothing(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    planned = plan(options(pair, tmp_path, rows_file))
+    assert planned.config["train"]["steps"] == 8 and planned.shared_vocab == 288
+    assert planned.tables()[0].rows and sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_published_class_has_its_names() -> None:
+    parameters = list(inspect.signature(DistillationPlugin().distill).parameters)
+    assert parameters[:5] == ["teacher_model", "student_model", "data", "temperature", "alpha"]
+    assert DistillationPlugin.name == "model-distillation"
+
+
+def test_the_plugin_class_distills(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    result = DistillationPlugin().distill(
+        pair[0], pair[1], rows_file, 2.0, 0.5, output=tmp_path / "out", steps=2, batch_rows=4, eval_rows=4, window=24
+    )
+    assert result.config["train"]["loss"]["temperature"] == 2.0 and result.path == tmp_path / "out"
+
+
+def test_the_command_emits_json(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    app = Typer()
+    app.command()(commands.distill)
+    call = ["--teacher", str(pair[0]), "--student", str(pair[1]), "--text", str(rows_file), "--steps", "2", "--json"]
+    run = CliRunner().invoke(app, [*call, "-o", str(tmp_path / "out"), "--window", "24"])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found["steps"] == 2 and found["after"]["perplexity"]["low"] <= found["after"]["perplexity"]["high"]
+    dry = CliRunner().invoke(app, [*call, "--dry-run"])
+    assert json.loads(dry.stdout)["output"].endswith("student-distilled")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--alpha", "2"), ("--divergence", "kl"), ("--steps", "0")])
+def test_bad_options_are_named(pair: tuple[Path, Path], tmp_path: Path, option: str, value: str) -> None:
+    app = Typer()
+    app.command()(commands.distill)
+    call = ["--teacher", str(pair[0]), "--student", str(pair[1]), "-o", str(tmp_path / "out"), option, value]
+    run = CliRunner().invoke(app, call)
+    assert isinstance(run.exception, UsageError) and option in str(run.exception)
