@@ -148,6 +148,20 @@ CORE_COMPONENTS: Final = (
         "compare models on the same rows",
     ),
     Component(
+        "operation",
+        "difference",
+        "apt.checkpoint.difference:difference",
+        "apt.checkpoint.difference:DifferenceOptions",
+        "tell what of a checkpoint is new against another one",
+    ),
+    Component(
+        "operation",
+        "report",
+        "apt.report.operation:report",
+        "apt.report.operation:ReportOptions",
+        "write results as one offline HTML page and as JSON",
+    ),
+    Component(
         "loss",
         "ce",
         "apt.training.losses.ce:CrossEntropy",

@@ -67,9 +67,16 @@ class Digests:
     def model(self, ref: str) -> str:
         """Return the digest of a model: of its files, without the lineage, which tells when it was made.
 
+        A model of the Hub that is not in the cache yet counts by its name: what it holds is not known here.
+
         :raises NotFoundError: when there is no such model.
         """
-        path = resolve(ref)
+        try:
+            path = resolve(ref)
+        except NotFoundError:
+            if ref.startswith("hf:"):
+                return ref
+            raise
         if path.is_file() and path.suffix != ".safetensors":
             return self.file(path)
         try:

@@ -39,11 +39,11 @@ TYPOS = {
     "recipe key": ("title:", "titel:", 1, "unknown key 'titel'", "did you mean 'title'?"),
     "steps key": ("steps:", "step:", 6, "unknown key 'step'", ""),
     "step key": ("    when:", "    wen:", 15, "unknown key 'wen' in step 'second'", "did you mean 'when'?"),
-    "with": ("operation: write\n    with:", "operation: write\n    whit:", 9, "unknown key 'whit'", "did you mean 'with'?"),
+    "with": ("write\n    with:", "write\n    whit:", 9, "unknown key 'whit'", "did you mean 'with'?"),
     "operation": ("operation: join", "operation: jion", 14, "unknown operation 'jion'", "did you mean 'join'?"),
     "option": ("times: ${", "tims: ${", 12, "unknown option 'tims' of operation 'write'", "did you mean 'times'?"),
     "nested option": ("width: 3", "widht: 3", 20, "unknown option 'shape.widht'", "did you mean 'width'?"),
-    "missing option": ("      output: ${out}/second.txt\n", "", 16, "option 'output' of operation 'join' is missing", ""),
+    "missing option": ("      output: ${out}/second.txt\n", "", 16, "'output' of operation 'join' is missing", ""),
     "word for a number": ("height: 2", "height: tall", 20, "'tall' should be a valid number", ""),
     "quoted number": ("width: 3", "width: '3'", 20, "'3' should be a valid integer", ""),
     "boolean for a number": ("width: 3", "width: true", 20, "True should be a valid integer", ""),
@@ -79,7 +79,7 @@ TYPOS = {
     "unclosed quote": ("text: ${inputs.text} world", 'text: "${inputs.text} world', 18, "not valid YAML", ""),
     "tag": ("text: hello", "text: !!python/name:os.system hello", 3, "is not allowed in a recipe", ""),
     "alias that bites its tail": ("extra: {", "files2: &a [*a]\n      extra: {", 21, "endless", ""),
-    "list for steps": ("    with:\n      output: ${out}/first.txt", "    with:\n      - output: x", 11, "not valid YAML", ""),
+    "list for steps": ("with:\n      output: ${out}/first.txt", "with:\n      - output: x", 11, "not valid YAML", ""),
     "second document": ("steps:", "---\nsteps:", 6, "not valid YAML", ""),
     "default that is a list": ("text: hello", "text: [a]", 3, "must be text, a number, true or false", ""),
     "input without value": ("text: hello", "text:", 3, "input 'text' has no value", "--set text=…"),
@@ -194,5 +194,5 @@ def test_steps_of_one_name_when_only_one_takes_part(lab):
 
 def test_a_step_that_does_not_take_part_is_checked_too(lab):
     text = textwrap.dedent(SOUND).replace("== hello", "== other").replace("width", "wdth")
-    with pytest.raises(RecipeError, match="recipe.yaml:20"):
+    with pytest.raises(RecipeError, match=r"recipe.yaml:20"):
         Engine(lab.recipe(text), lab.registry, settings={}, out=lab.out)

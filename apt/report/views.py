@@ -1,0 +1,198 @@
+"""What the report reads of the operations' results: the contract between them and this room.
+
+Results come as plain values (a recipe hands them on as JSON), from plugins that this room must not import. Fields that
+the report does not read are ignored; one that it reads and that is missing is told by name.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class View(BaseModel):
+    """A part of a result; unknown fields are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Tokens per second: the median, the slowest and the fastest run."""
+
+    tokens_per_second: float
+    low: float
+    high: float
+
+
+class Speed(View):
+    """Rates of one sequence at a time."""
+
+    prefill: Rate
+    decode: Rate
+    threads: int = 1
+
+
+class Divergence(View):
+    """Distance from the reference model."""
+
+    kl: Estimate
+    agreement: Estimate
+
+
+class ComparedModel(View):
+    """A state of the model, measured."""
+
+    name: str
+    parameters: int
+    size_bytes: int
+    perplexity: Estimate | None
+    perplexity_ratio: Estimate | None = None
+    bits_per_byte: Estimate | None = None
+    divergence: Divergence | None = None
+    speed: Speed | None = None
+
+
+class Comparison(View):
+    """The result of ``compare``; the first model is the parent."""
+
+    source: str
+    kind: str
+    tokens: int
+    models: tuple[ComparedModel, ...] = Field(min_length=2)
+
+
+class LayerCut(View):
+    """What became of one layer."""
+
+    layer: int
+    place: int | None
+    heads_before: int
+    heads_after: int
+    kv_groups_before: int
+    kv_groups_after: int
+    ff_before: int
+    ff_after: int
+
+
+class Pruning(View):
+    """The result of ``prune``."""
+
+    asked_ratio: float
+    removed_share: float
+    smaller: bool
+    plan: str = ""
+    layers: tuple[LayerCut, ...] = ()
+
+
+class CurvePoint(View):
+    """One evaluation of a training run."""
+
+    step: int
+    train_loss: float | None
+    eval_loss: float
+
+
+class Figures(View):
+    """A model on the held-out rows of its training."""
+
+    perplexity: Estimate
+    kl: Estimate | None = None
+    agreement: Estimate | None = None
+
+
+class Control(View):
+    """The same student on cross-entropy alone."""
+
+    figures: Figures
+    curve: tuple[CurvePoint, ...]
+
+
+class Distillation(View):
+    """The result of ``distill``."""
+
+    steps: int
+    best_step: int
+    heldout_tokens: int
+    curve: tuple[CurvePoint, ...]
+    control: Control | None = None
+
+
+class Export(View):
+    """The result of ``export-gguf``."""
+
+    type: str
+    size_bytes: int
+    parameters: int
+
+
+class Greedy(View):
+    """Greedy text in llama.cpp against the checkpoint's."""
+
+    prompts: int
+    compared: int
+    ended_early: int
+
+
+class Predictions(View):
+    """Predictions in llama.cpp against the checkpoint's."""
+
+    tokens: int
+    kl: Estimate
+    agreement: Estimate
+    perplexity_gguf: Estimate
+    perplexity_change: float
+
+
+class Tensors(View):
+    """Stored values against the checkpoint's."""
+
+    tensors: int
+    exact: int
+    bounded: int
+
+
+class Verification(View):
+    """The result of ``verify-gguf``."""
+
+    type: str
+    tensors: Tensors
+    llama_cpp: str
+    greedy: Greedy | None = None
+    predictions: Predictions | None = None
+    decode: Rate | None = None
+
+
+class Backup(View):
+    """The result of ``backup``."""
+
+    name: str
+    version: int
+    size_bytes: int
+    new_bytes: int
+    tensors_total: int
+    tensors_stored: int
+
+
+class Difference(View):
+    """The result of ``difference``."""
+
+    identical: bool
+    tensors: int
+    changed_tensors: int
+    changed_bytes: int
+
+
+class StoredVersion(View):
+    """A backup and what of it was new."""
+
+    backup: Backup
+    difference: Difference | None = None
