@@ -30,16 +30,8 @@ HEIGHTS = {
 
 #: Rooms of one height that may use one another, with the reason.
 BETWEEN_NEIGHBOURS = {
-    ("apt.recipes", "apt.report"): "a recipe's last step writes the report",
     ("apt.checkpoint", "apt.store"): "a checkpoint is opened by its name in the store",
-    ("apt.store", "apt.assets"): "the embedded model is a name in the store",
-    ("apt.store", "apt.checkpoint"): "the store asks whether a directory is a checkpoint",
-    ("apt.training", "apt.evaluation"): "the runner evaluates on the same rows and losses",
-    ("apt.report", "apt.evaluation"): "a report shows its figures",
-    ("apt.assets", "apt.checkpoint"): "the embedded model's trainer writes a checkpoint",
 }
-#: What makes an asset rather than being used with it; run by hand, imported by nothing.
-MAKERS = {"apt/assets/train_tiny.py", "apt/assets/score_tiny.py", "apt/assets/compare_tiny.py"}
 #: What no start of a command may pay for; functions import it on use.
 HEAVY = {"torch", "transformers", "numpy", "pydantic", "gguf", "boto3", "yaml", "safetensors", "datasets", "psutil"}
 
@@ -79,7 +71,7 @@ def plugin(module: str) -> str | None:
 def test_imports_point_down(path: Path) -> None:
     mine = module_of(path)
     here = room(mine)
-    if here is None or str(path.relative_to(ROOT)) in MAKERS:
+    if here is None:
         return
     for line, imported in imports(path):
         there = room(imported)
