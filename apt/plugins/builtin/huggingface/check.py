@@ -47,14 +47,18 @@ def check_model(directory: Path, *, label: str, trust_remote_code: bool = False)
                 ignore_mismatched_sizes=True,
             )
         except (ValueError, KeyError, ImportError) as error:
-            hint = ""
             if "auto_map" in checkpoint.config and not trust_remote_code:
-                hint = "it brings its own code; if you trust it: --trust-remote-code"
-            raise UnsupportedError(f"{label}: transformers cannot build it: {_first(error)}", hint=hint) from error
+                raise UnsupportedError(
+                    f"{label}: transformers does not know the model type {checkpoint.config.get('model_type')!r}",
+                    hint="it brings its own code; if you trust it: --trust-remote-code",
+                ) from error
+            raise UnsupportedError(
+                f"{label}: transformers cannot build it: {_first(error, directory, label)}"
+            ) from error
         except Exception as error:
             # Classes of torch, huggingface_hub's strict dataclasses, safetensors, and of foreign code: all mean that
             # config and weights do not make a model.
-            raise BadInputError(f"{label}: cannot be loaded: {_first(error)}") from error
+            raise BadInputError(f"{label}: cannot be loaded: {_first(error, directory, label)}") from error
     for what in ("missing", "unexpected", "mismatched"):
         names = sorted(n if isinstance(n, str) else str(n[0]) for n in report.get(f"{what}_keys") or ())
         if names:
@@ -82,5 +86,6 @@ def _builder(config: dict[str, Any]) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _first(error: BaseException) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _first(error: BaseException, directory: Path, label: str) -> str:
+    text = str(error).replace(str(directory), label)
+    return next((line.strip()[:200] for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -321,8 +321,10 @@ def test_custom_code_needs_a_word(copy, out):
     config["auto_map"] = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddModel"}
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "odd.py").write_text(CUSTOM)
-    with pytest.raises(UnsupportedError, match="--trust-remote-code"):
+    with pytest.raises(UnsupportedError) as caught:
         import_model(ImportOptions(model=str(copy), output=out))
+    assert "model type 'odd'" in caught.value.message and "--trust-remote-code" in caught.value.hint
+    assert not (copy / "ran").exists()
     assert nothing_left(out.parent)
 
 
