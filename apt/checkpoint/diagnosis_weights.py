@@ -55,7 +55,7 @@ def _is_embedding(checkpoint: Checkpoint, name: str) -> bool:
     try:
         return checkpoint.architecture.component_of(name) in ("embedding", "head")
     except UnsupportedError:
-        return False
+        return checkpoint.tensors[name].shape[0] == checkpoint.config.get("vocab_size")
 
 
 def _copied_layers(checkpoint: Checkpoint, scans: dict[str, TensorScan]) -> Iterator[Finding]:
