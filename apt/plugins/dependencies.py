@@ -43,7 +43,7 @@ class InstallResult:
             ("plugins", ", ".join(self.plugins) or "-"),
             ("asked for", ", ".join(self.requirements) or "nothing: everything required is installed"),
             (verb, ", ".join(self.installed) or "-"),
-            ("held", ", ".join(self.held)),
+            ("held", ", ".join(self.held) or "-"),
         ]
         return [Table("", ("what", "packages"), rows)]
 
