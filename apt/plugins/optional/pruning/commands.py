@@ -19,6 +19,9 @@ def prune(
     calibration: Annotated[
         str, typer.Option(help="embedded, self (sampled from the model), or a .txt, .jsonl or .npz; tiny: embedded.")
     ] = "",
+    effort: Annotated[
+        str, typer.Option(help="fast: least squares; full: every matrix of a block is refitted, several times slower.")
+    ] = "fast",
     json: JsonOption = False,
     quiet: QuietOption = False,
     dry_run: DryRunOption = False,
@@ -44,13 +47,16 @@ def prune(
     from apt.plugins.optional.pruning.options import PruneOptions
 
     try:
-        options = PruneOptions(
-            model=model,
-            output=output_path,
-            strategy=strategy,
-            ratio=ratio,
-            calibration=calibration or ("embedded" if model == "tiny" else "self"),
-            overwrite=overwrite,
+        options = PruneOptions.model_validate(
+            {
+                "model": model,
+                "output": output_path,
+                "strategy": strategy,
+                "ratio": ratio,
+                "calibration": calibration or ("embedded" if model == "tiny" else "self"),
+                "effort": effort,
+                "overwrite": overwrite,
+            }
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -37,7 +37,7 @@ def prune(options: PruneOptions) -> PruneResult:
     strategy.preview(checkpoint, options.ratio)  # refuses before anything is loaded
     model: Any = checkpoint.load(dtype=_float32())
     rows = calibration_rows(checkpoint, model, options.calibration, options.tokens)
-    pruned = strategy.prune(Task(model, checkpoint.architecture, options.ratio, rows))
+    pruned = strategy.prune(Task(model, checkpoint.architecture, options.ratio, rows, options.effort))
     pruned.model.to(stored_dtype(checkpoint))
     return _written(options, checkpoint, model, pruned, rows, begun)
 

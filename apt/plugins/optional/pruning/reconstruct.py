@@ -157,6 +157,15 @@ def mean_loss(decoder: Decoder, batches: Sequence[Batch], streams: Sequence[Tens
     return total / max(tokens, 1)
 
 
+def stream_error(streams: Sequence[Tensor], wanted: Sequence[Tensor], valid: Sequence[Tensor]) -> float:
+    """Squared distance of the streams from those wanted, relative to the latter's square, padding left out."""
+    apart = square = 0.0
+    for stream, target, mask in zip(streams, wanted, valid, strict=True):
+        apart += float((stream - target)[mask].square().sum())
+        square += float(target[mask].square().sum())
+    return apart / max(square, 1e-30)
+
+
 @dataclass
 class _State:
     """Where a pass stands: ``streams`` are those of the pruned model, before the block that comes next."""
@@ -178,12 +187,9 @@ class _State:
 
     def error(self, following: int) -> float:
         """How far the fitted rows' streams are from those before the dense block ``following``; see BlockCut."""
-        apart = square = 0.0
-        for batch, stream in zip(self.batches[: self.fitted], self.streams, strict=False):
-            wanted = batch.streams[following][batch.valid]
-            apart += float((stream[batch.valid] - wanted).square().sum())
-            square += float(wanted.square().sum())
-        return apart / max(square, 1e-30)
+        fitted = self.batches[: self.fitted]
+        wanted = [batch.streams[following] for batch in fitted]
+        return stream_error(self.streams[: self.fitted], wanted, [batch.valid for batch in fitted])
 
     def advance(self, inputs: Sequence[Tensor], columns: Sequence[int], weight: Tensor, bias: Tensor | None) -> None:
         """Add the cut linear layer's output to the streams."""

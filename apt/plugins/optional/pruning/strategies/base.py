@@ -4,13 +4,15 @@ A plugin adds one with ``registry.add_component("strategy", "my-strategy", "my_p
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from apt.checkpoint.architecture import Architecture
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
+
+Effort = Literal["fast", "full"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Task:
     :param model: a transformers causal language model in float32 and evaluation mode; it must not be changed.
     :param ratio: share of the decoder's linear weights to remove, between 0 and 1.
     :param rows: calibration rows.
+    :param effort: ``fast``, or ``full`` where the strategy can do better in several times the time.
     """
 
     model: Any
     architecture: Architecture
     ratio: float
     rows: "Rows"
+    effort: Effort = "fast"
 
 
 @dataclass(frozen=True, slots=True)

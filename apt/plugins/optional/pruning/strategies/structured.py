@@ -1,7 +1,8 @@
 """Structured pruning: whole layers, KV groups with their query heads and ff channels go; the rest is fitted again."""
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -9,7 +10,8 @@ from apt.checkpoint.architecture import Architecture
 from apt.console.errors import BadInputError
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
 from apt.plugins.optional.pruning.plans import Sizes, removed_share
-from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, reconstruct
+from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
+from apt.plugins.optional.pruning.refit import refit
 from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
 from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.surgery import build, cut_shape
@@ -17,6 +19,9 @@ from apt.plugins.optional.pruning.trace import trace
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
+
+#: With full effort so many of the best plans are refitted before one is chosen.
+_REFITTED: Final = 2
 
 
 class StructuredStrategy:
@@ -38,18 +43,39 @@ class StructuredStrategy:
         batches = trace(decoder, task.rows)
         try:
             trials = search(decoder, searching_part(batches), before, candidates)
+            if task.effort == "full":
+                trials = _refit_best(task, decoder, searching_part(batches), before, trials)
             best = trials[0]
             cut = reconstruct(decoder, Calibration(batches), before, best.sizes, best.dropped, measure=False).cut
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
             raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
+        model = build(task.model, task.architecture, cut)
+        if task.effort == "full":
+            errors = refit(Decoder.of(model, task.architecture), cut, batches).errors
+            blocks = tuple(replace(b, stream_error=e) for b, e in zip(cut.blocks, errors, strict=True))
+            cut = replace(cut, blocks=blocks)
         return Pruned(
-            model=build(task.model, task.architecture, cut),
+            model=model,
             removed_share=removed_share(before, cut.after),
             smaller=True,
             plan=_describe(cut.after, cut.dropped),
             layers=layer_cuts(cut),
             trials=tuple(_told(trial, trial is best) for trial in trials),
         )
+
+
+def _refit_best(
+    task: Task, decoder: Decoder, calibration: Calibration, before: Sizes, trials: list[Trial]
+) -> list[Trial]:
+    """Measure the best plans again with their blocks refitted, since refitting helps some cuts more than others."""
+    measured = []
+    for trial in trials[:_REFITTED]:
+        cut = reconstruct(decoder, calibration, before, trial.sizes, trial.dropped, measure=False).cut
+        pruned = Decoder.of(build(task.model, task.architecture, cut), task.architecture)
+        streams = refit(pruned, cut, calibration.fitted, calibration.held_back).streams
+        first = len(calibration.fitted) if calibration.held_back else 0
+        measured.append(replace(trial, loss=mean_loss(pruned, calibration.batches[first:], streams[first:])))
+    return [*sorted(measured, key=lambda trial: trial.loss), *trials[_REFITTED:]]
 
 
 def layer_cuts(cut: Cut) -> tuple[LayerCut, ...]:
