@@ -14,6 +14,7 @@ from apt.checkpoint.tokenizer_facts import TokenizerFacts, gguf_tokenizer, read_
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.console.table import Table
 from apt.console.units import format_bytes, format_count
+from apt.store import resolve
 
 #: A cached value of the KV cache takes two bytes (fp16, bf16) unless the runtime is told otherwise.
 KV_BYTES_PER_VALUE: Final = 2
@@ -125,7 +126,7 @@ class ModelFacts:
 def model_facts(ref: str) -> ModelFacts:
     """Read the facts of a model; errors as :func:`open_model`."""
     model = open_model(ref)
-    name = display_name(ref, model.path)
+    name = display_name(ref, resolve(ref))
     return _gguf_facts(model, name) if isinstance(model, GGUFFile) else _checkpoint_facts(model, name)
 
 

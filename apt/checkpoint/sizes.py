@@ -91,7 +91,7 @@ def size_facts(ref: str) -> SizeFacts:
     model = open_model(ref)
     groups = tensor_groups(model)
     return SizeFacts(
-        name=display_name(ref, model.path),
+        name=display_name(ref, resolve(ref)),
         path=model.path,
         format="gguf" if isinstance(model, GGUFFile) else "safetensors",
         parameters=model.parameters,

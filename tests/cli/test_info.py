@@ -1,0 +1,48 @@
+"""``info``: both forms of output, and one clear line for what cannot be read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def test_json_and_table_tell_the_same(cli: Callable, llama_dir: Path) -> None:
+    ran = cli("info", llama_dir, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    facts = json.loads(ran.out)
+    assert facts["architecture"] == "llama" and facts["kv_groups"] == 2
+    shown = cli("info", llama_dir).out
+    assert f"{facts['parameters']:,}" in shown and "groups of 2" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize(("command", "codes"), [("info", (3, 4, 5)), ("size", (3, 4, 5)), ("test", (3, 4, 5))])
+def test_bad_models_give_one_line(
+    command: str, codes: tuple[int, int, int], cli: Callable, new_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    truncated = new_llama(tmp_path / "truncated")
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    outside = new_llama(tmp_path / "outside")
+    (outside / "model.safetensors").unlink()
+    (outside / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text("{}")
+    (pickled / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    missing, bad, unsupported = codes
+    for ref, code, words in (
+        (tmp_path / "missing", missing, "no model"),
+        ("no-such-name", missing, "no model"),
+        ("hf:owner/name", missing, "not in the Hugging Face cache"),
+        (tmp_path / "empty", missing, "no config.json"),
+        (truncated, bad, "truncated"),
+        (outside, bad, "leaves the directory"),
+        (pickled, unsupported, "pickled"),
+    ):
+        ran = cli(command, ref)
+        assert (ran.code, ran.out) == (code, ""), ref
+        assert words in ran.err and ran.err.count("\n") == 1 and ran.err.startswith("error: "), ran.err
+    ran = cli(command, truncated, "--json")
+    assert json.loads(ran.out)["error"]["exit_code"] == bad
