@@ -27,7 +27,7 @@ def distill(
     seconds: Annotated[float | None, typer.Option(help="As many steps as fit in this time instead.")] = None,
     divergence: Annotated[str, typer.Option(help="forward_kl, reverse_kl, jsd, skew_kl or tvd.")] = "forward_kl",
     alpha: Annotated[
-        float | None, typer.Option(help="Weight of the divergence; cross-entropy has the rest [default: 0.7].")
+        float | None, typer.Option(help="Weight of the divergence; cross-entropy has the rest [default: 0.9].")
     ] = None,
     temperature: Annotated[float, typer.Option(help="Divides both sides' logits.")] = 1.0,
     optimizer: Annotated[str, typer.Option(help="muon or adamw.")] = "muon",
