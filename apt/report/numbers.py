@@ -16,6 +16,8 @@ def figure(value: float, unit: str = "") -> str:
         return f"{value:,.0f}"
     if value == 0:
         return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.2g}"
     digits = max(0, min(6, 3 - math.floor(math.log10(abs(value)))))
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -33,14 +35,16 @@ def tick(value: float, unit: str = "") -> str:
 def nice_ticks(low: float, high: float, count: int = 5, *, binary: bool = False) -> list[float]:
     """Return round values that cover ``low`` to ``high``, evenly; about ``count`` of them.
 
-    :param binary: round in steps of 1024, for bytes.
+    :param binary: in steps of powers of two, for bytes.
     """
     if not high > low:
         high = low + (abs(low) or 1.0)
-    base = 1024.0 ** math.floor(math.log(max(high - low, 1.0), 1024)) if binary else 1.0
-    raw = (high - low) / base / max(1, count - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = min((s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999), default=10 * power) * base
+    raw = (high - low) / max(1, count - 1)
+    if binary:
+        step = 2.0 ** max(0, math.ceil(math.log2(raw) - 1e-9))
+    else:
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = min((s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999), default=10 * power)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 

@@ -78,7 +78,8 @@ def _section(title: str, content: str) -> str:
 def _figure(chart: Chart) -> str:
     table = chart.table()
     return (
-        f'<figure id="{_text(chart.id)}"><figcaption><h3>{_text(chart.title)}</h3></figcaption>'
+        f'<figure id="{_text(chart.id)}"><figcaption><h3>{_text(chart.title)}</h3>'
+        f"<p>{_text(chart.y_label)}</p></figcaption>"
         f"{svg.legend(chart)}{svg.draw(chart)}"
         f"<details><summary>Table</summary>{_table(table, 'figures', caption=chart.description)}</details></figure>"
     )
@@ -101,11 +102,9 @@ def _table(table: Table, kind: str, caption: str = "") -> str:
         + "</tr>"
         for row in table.rows
     )
+    head = f"<thead><tr>{head}</tr></thead>" if any(table.columns) else ""
     told = f"<caption>{_text(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}">{told}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return f'<div class="scroll" tabindex="0"><table class="{kind}">{told}{head}<tbody>{rows}</tbody></table></div>'
 
 
 def _cell(value: str) -> str:

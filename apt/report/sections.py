@@ -15,9 +15,10 @@ def charts_of(
     versions: Sequence[StoredVersion],
 ) -> list[Chart]:
     """Return every chart for which there are figures, in reading order."""
-    found = [perplexity_chart(comparison, states), *divergence_charts(comparison, states)]
+    found = [perplexity_chart(comparison, states)]
     if distillation is not None and distillation.curve:
         found.append(curve_chart(distillation))
+    found += divergence_charts(comparison, states)
     if pruning is not None and pruning.layers:
         found.append(cut_chart(pruning.layers))
     found += [size_chart(states), speed_chart(states)]
@@ -38,7 +39,7 @@ def perplexity_chart(comparison: Comparison, states: Sequence[State]) -> Chart:
         title=title,
         description=f"Perplexity of each state with its 95 % interval on {comparison.tokens:,} tokens.",
         x_label="state",
-        y_label="perplexity (lower is better)",
+        y_label=f"perplexity on {comparison.tokens:,} tokens; lower is better",
         series=(Series("perplexity", tuple(points)),),
         reference=parent.value if parent else None,
         reference_label="parent",
@@ -57,7 +58,7 @@ def divergence_charts(comparison: Comparison, states: Sequence[State]) -> list[C
             title="Distance from the parent",
             description="Mean KL divergence of each state's predictions from the parent's, with its 95 % interval.",
             x_label="state",
-            y_label="KL(parent ‖ state), nats per token (lower is better)",
+            y_label="mean KL(parent ‖ state), nats per token; lower is better",
             series=(Series("KL", tuple(kl)),),
         ),
         Chart(
@@ -66,7 +67,7 @@ def divergence_charts(comparison: Comparison, states: Sequence[State]) -> list[C
             title="Same most likely token as the parent",
             description="Share of positions where a state's most likely token is the parent's, with its 95 % interval.",
             x_label="state",
-            y_label="agreement (higher is better)",
+            y_label="share of positions; higher is better",
             series=(Series("agreement", tuple(agreement)),),
             unit="share",
         ),
@@ -87,7 +88,7 @@ def curve_chart(distillation: Distillation) -> Chart:
             "student trained on cross-entropy alone for the same steps."
         ),
         x_label="step",
-        y_label="evaluation loss, nats per token",
+        y_label="cross-entropy on evaluation rows, nats per token; lower is better",
         series=tuple(series),
     )
 
@@ -110,7 +111,7 @@ def cut_chart(layers: Sequence[LayerCut]) -> Chart:
         title="What is left of each layer",
         description="Query heads, key-value groups and MLP channels that each layer of the parent keeps.",
         x_label="layer",
-        y_label="kept",
+        y_label="parts kept, of the parent's",
         series=(column("heads", "heads"), column("KV groups", "kv_groups"), column("MLP channels", "ff")),
         unit="count",
     )
@@ -124,7 +125,7 @@ def size_chart(states: Sequence[State]) -> Chart:
         title="Size on disk",
         description="Bytes of the weight files of each state.",
         x_label="state",
-        y_label="bytes",
+        y_label="weight files",
         series=(Series("size", tuple(Point(s.name, float(s.size_bytes)) for s in states if s.name != "control")),),
         unit="bytes",
     )
@@ -139,7 +140,7 @@ def speed_chart(states: Sequence[State]) -> Chart:
         title="Writing speed",
         description="Tokens written per second, one sequence at a time: the median, the slowest and the fastest run.",
         x_label="state",
-        y_label="tokens per second (higher is better)",
+        y_label="tokens per second, one sequence; higher is better",
         series=(Series("decode", tuple(points)),),
         unit="tokens_per_second",
     )
@@ -157,7 +158,7 @@ def storage_chart(versions: Sequence[StoredVersion]) -> Chart:
         title="What each backup added to the store",
         description="Bytes that each version added; tensors that the store already held are not stored again.",
         x_label="version",
-        y_label="new bytes",
+        y_label="bytes that the store did not hold yet",
         series=(Series("new bytes", tuple(points)),),
         unit="bytes",
     )

@@ -118,7 +118,7 @@ def _dots(chart: Chart) -> tuple[Iterator[str], float]:
             yield _mark(chart, series, point, whisker + dot, _colour(str(point.x)))
             yield _value_label(x, point, at, chart)
 
-    return body(), bottom + 46
+    return body(), bottom + 28
 
 
 def _bars(chart: Chart) -> tuple[Iterator[str], float]:
@@ -139,10 +139,11 @@ def _bars(chart: Chart) -> tuple[Iterator[str], float]:
             yield _label(_LEFT - 10, at + 4.5, str(point.x), "end", "name")
             yield _mark(chart, series, point, shape, _colour(str(point.x)))
             inside = width > (x.end - x.start) * 0.55
-            place, anchor = (x(point.y) - 8, "end") if inside else (x(max(point.y, point.high or 0)) + 8, "start")
+            ends = (point.low if point.low is not None else point.y, point.high if point.high is not None else point.y)
+            place, anchor = (x(ends[0]) - 8, "end") if inside else (x(ends[1]) + 8, "start")
             yield _label(place, at + 4.5, figure(point.y, chart.unit), anchor, "on-bar" if inside else "value")
 
-    return body(), bottom + 46
+    return body(), bottom + 28
 
 
 def _shares(chart: Chart) -> tuple[Iterator[str], float]:
@@ -196,8 +197,8 @@ def _grid(chart: Chart, x: _Axis, bottom: float) -> Iterator[str]:
         if at - last >= 46:
             yield _label(at, bottom + 18, tick(value, chart.unit), "middle")
             last = at
-    scale = ", logarithmic scale" if x.log else ""
-    yield _label((_LEFT + WIDTH - _RIGHT) / 2, bottom + 38, chart.y_label + scale, "middle", "axis")
+    if x.log:
+        yield _label(_LEFT - 10, bottom + 18, "logarithmic", "end", "axis")
     if chart.reference is not None:
         at = x(chart.reference)
         yield f'<line class="reference" x1="{at}" x2="{at}" y1="8" y2="{bottom}"/>'
