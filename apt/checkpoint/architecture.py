@@ -168,11 +168,11 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             _LLAMA_ROLES,
             gguf_name="llama",
             heads_divide_hidden=True,
-            biases={r: "attention_bias" for r in "qkvo"} | {r: "mlp_bias" for r in ("gate", "up", "down")},
+            biases=dict.fromkeys("qkvo", "attention_bias") | dict.fromkeys(("gate", "up", "down"), "mlp_bias"),
         ),
         Architecture("mistral", _LLAMA_ROLES, gguf_name="llama"),
         Architecture("qwen2", _LLAMA_ROLES, biases={"q": True, "k": True, "v": True}),
-        Architecture("qwen3", _LLAMA_ROLES | _QK_NORMS, biases={r: "attention_bias" for r in "qkvo"}),
+        Architecture("qwen3", _LLAMA_ROLES | _QK_NORMS, biases=dict.fromkeys("qkvo", "attention_bias")),
         Architecture("gemma2", _LLAMA_ROLES | _FOUR_NORMS, heads_divide_hidden=True),
         Architecture("gemma3_text", _LLAMA_ROLES | _FOUR_NORMS | _QK_NORMS, heads_divide_hidden=True),
         Architecture(
@@ -201,7 +201,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             other_embeddings=("transformer.wpe.weight",),
             final_norm="transformer.ln_f.weight",
             transposed=True,
-            biases={r: True for r in ("qkv", "o", "up", "down")},
+            biases=dict.fromkeys(("qkv", "o", "up", "down"), True),
             keys={
                 "hidden_size": "n_embd",
                 "num_attention_heads": "n_head",

@@ -60,9 +60,21 @@ def _sample_batch(
         cache = out.past_key_values
         logits = out.logits[:, -1].float().cpu()
         logits[:, ends] = -torch.inf
-        ids[:, t] = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+        ids[:, t] = _draw(logits, generator)
         bar.advance(rows)
     return ids
+
+
+def _draw(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """Draw one token a row by inverting the distribution; ``torch.multinomial`` takes four times as long.
+
+    :param logits: fp32 ``[rows, vocabulary]``.
+    """
+    import torch
+
+    cumulated = logits.softmax(dim=-1).double().cumsum(dim=-1)
+    at = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64) * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 def end_tokens(model: Any) -> list[int]:

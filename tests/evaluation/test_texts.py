@@ -116,6 +116,16 @@ def test_sampled_splits_differ_and_repeat(checkpoint: Checkpoint) -> None:
     assert not (again.ids[:, 1:] == 1).any(), "the end-of-sequence token is suppressed"
 
 
+def test_tokens_are_drawn_with_their_probabilities() -> None:
+    from apt.evaluation.sampling import _draw
+
+    p = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
+    drawn = _draw(p.log().expand(20_000, -1), torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=5) / 20_000
+    assert shares[1] == shares[4] == 0
+    assert shares == pytest.approx(p, abs=0.015)
+
+
 def test_a_text_file_is_used_whole_and_a_spread_of_it_when_asked(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
