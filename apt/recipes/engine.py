@@ -9,7 +9,7 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,15 +131,33 @@ class Engine:
             waits = next((p for f in fields if isinstance(f.mark, Input) and (p := _made(f.value, producers))), "")
             producers.update({output_path(f): step.name for f in fields if not isinstance(f.mark, Input)})
         if waits or options is None:
+            self._look_ahead(step, producers)
             return PlannedStep(step.name, step.operation, "run", "forced" if force else f"follows {waits}"), None
         prepared = self._prepare(step, results, options)
-        self._refuse_foreign(step, prepared)
+        _refuse_foreign(step, prepared.key.outputs, prepared.record)
         reason = "forced" if force else self._reason_to_run(prepared)
         if reason or prepared.record is None:
             return PlannedStep(step.name, step.operation, "run", reason), None
         for path in prepared.key.outputs:
             producers.pop(path, None)
         return PlannedStep(step.name, step.operation, "cached", "unchanged"), prepared.record.result
+
+    def _look_ahead(self, step: Step, producers: dict[Path, str]) -> None:
+        """Check what is known already of a step that waits for another: its inputs exist, its outputs are free."""
+        scope = {"inputs": self._recipe.inputs, "out": str(self.out)}
+        resolved = references.resolve(step.options, scope, keep_steps=True)
+        schema = self._registry.get("operation", step.operation).load_schema()
+        if option_errors(schema, resolved):
+            return  # a value that is still a reference stands where no text may stand
+        ours = self._records.read(step.name)
+        for found in marked(schema.model_validate_json(output.to_json(resolved), strict=True)):
+            if "${" in found.value:
+                continue
+            if not isinstance(found.mark, Input):
+                _refuse_foreign(step, [output_path(found)], ours)
+                producers[output_path(found)] = step.name
+            elif not _made(found.value, producers):
+                self._digests.input(found.mark.what, found.value)
 
     def _waits_for(self, step: Step, results: dict[str, Any]) -> str:
         """Name an earlier step that this one reads and whose result is not known; ``""`` for none."""
@@ -194,17 +212,8 @@ class Engine:
         faults = (fault_of(Path(p), w, self._digests) for p, w in record.outputs.items())
         return next((f for f in faults if f), "")
 
-    def _refuse_foreign(self, step: Step, prepared: _Prepared) -> None:
-        """Never replace a file that no earlier run of this step has made."""
-        ours = prepared.record.outputs if prepared.record else {}
-        for path in prepared.key.outputs:
-            if path.exists() and str(path) not in ours:
-                raise TargetExistsError(
-                    f"{path} exists, and step {step.name!r} did not make it", hint="move it away, or give another --out"
-                )
-
     def _execute(self, step: Step, prepared: _Prepared) -> StepRecord:
-        self._refuse_foreign(step, prepared)
+        _refuse_foreign(step, prepared.key.outputs, prepared.record)
         key = prepared.key
         claims = {str(p): None for p in key.outputs}
         started = StepRecord(step.operation, "started", key.digest, key.parts, claims)
@@ -243,6 +252,19 @@ class Engine:
             if fault:
                 line = self._recipe.document.line((*step.location, "expect", i))
                 raise CheckFailedError(f"step {step.name!r}: {fault}", hint=f"{self._recipe.document.file}:{line}")
+
+
+def _refuse_foreign(step: Step, outputs: Iterable[Path], record: StepRecord | None) -> None:
+    """Never replace a file that no earlier run of this step has made.
+
+    :raises TargetExistsError: when one is there.
+    """
+    ours = record.outputs if record else {}
+    for path in outputs:
+        if path.exists() and str(path) not in ours:
+            raise TargetExistsError(
+                f"{path} exists, and step {step.name!r} did not make it", hint="move it away, or give another --out"
+            )
 
 
 def _fault_of(condition: Condition, scope: Mapping[str, Any], result: Any) -> str:
