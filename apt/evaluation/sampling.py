@@ -1,6 +1,7 @@
 """Text sampled from a model itself, for models whose training text is not at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from apt.console.progress import progress
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
 
 #: Rows that are sampled side by side.
 BATCH_ROWS: Final = 64
+#: Multiplications of a decoding step below which one thread is used: the work between two of torch's barriers is then
+#: shorter than the barriers, and on a busy computer the waiting costs tenfold.
+ONE_THREAD_WORK: Final = 100_000_000
 
 
 def start_token(config: Mapping[str, Any]) -> int:
@@ -37,7 +41,7 @@ def sample_rows(model: Any, *, rows: int, window: int, seed: int, bos: int) -> "
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), progress("sampling", rows * (window - 1), "tokens") as bar:
+        with torch.inference_mode(), _threads_for(model), progress("sampling", rows * (window - 1), "tokens") as bar:
             parts = []
             for begin in range(0, rows, BATCH_ROWS):
                 count = min(BATCH_ROWS, rows - begin)
@@ -45,6 +49,20 @@ def sample_rows(model: Any, *, rows: int, window: int, seed: int, bos: int) -> "
     finally:
         model.train(was_training)
     return torch.cat(parts)
+
+
+@contextmanager
+def _threads_for(model: Any) -> Iterator[None]:
+    """Compute a small model's steps on the CPU with one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    small = model.device.type == "cpu" and model.num_parameters() * BATCH_ROWS < ONE_THREAD_WORK
+    torch.set_num_threads(1 if small else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sample_batch(
