@@ -88,8 +88,10 @@ def test_metadata(llama_dir: Path, export) -> None:
 def test_rows_that_q8_0_cannot_hold_are_listed(new_llama: Callable[..., Path], export, tmp_path: Path) -> None:
     model = new_llama(tmp_path / "m", intermediate_size=44)
     result = export(model, "q8_0")
-    assert [k.name for k in result.kept] == [f"blk.{i}.ffn_down.weight" for i in range(3)]
-    assert all(k.type == "f16" and "44" in k.reason for k in result.kept)
+    # Its head has rows of 32 values, too short for logits.
+    assert {k.name for k in result.kept} == {"token_embd.weight", *(f"blk.{i}.ffn_down.weight" for i in range(3))}
+    assert all(k.type == "f16" for k in result.kept)
+    assert all("44" in k.reason for k in result.kept if "ffn_down" in k.name)
     types = {name: tensor.type for name, tensor in GGUFFile.open(result.path).tensors.items()}
     assert types["blk.0.ffn_down.weight"] == "F16"
     assert types["blk.0.ffn_up.weight"] == "Q8_0"
@@ -211,4 +213,4 @@ def test_result_is_plain_json(llama_dir: Path, export) -> None:
     value = json.loads(to_json(export(llama_dir, "q8_0")))
     assert value["type"] == "q8_0"
     assert value["written"] is True
-    assert 8 < value["bits_per_weight"] < 9
+    assert 8 < value["bits_per_weight"] < 12  # the head of so small a model stays f16

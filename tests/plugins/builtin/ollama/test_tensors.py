@@ -91,6 +91,12 @@ def test_types(shape: tuple[int, ...], wanted: str, largest: float, kind: str, r
     assert bool(why) == bool(reason)
 
 
+@pytest.mark.parametrize("name", ["token_embd.weight", "output.weight"])
+@pytest.mark.parametrize(("row", "kind"), [(96, "F16"), (128, "Q8_0")])
+def test_a_head_of_short_rows_stays_f16(name: str, row: int, kind: str) -> None:
+    assert choose_type(PlannedTensor(name, "t", (512, row)), "Q8_0", 1.0)[0] == kind
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
