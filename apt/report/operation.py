@@ -39,7 +39,10 @@ class ReportOptions(Options):
     html: OutputPath
     #: The same figures as JSON: states, checks, charts, and every step's result.
     data: OutputPath
+    #: ``{model}`` in it stands for the model's name.
     title: str
+    #: What was worked on: a reference, of which a path shows only its last part.
+    model: str = ""
     comparison: Comparison
     pruning: Pruning | None = None
     distillation: Distillation | None = None
@@ -84,6 +87,7 @@ def report(options: ReportOptions) -> ReportResult:
     :raises TargetExistsError: when one of them exists and ``overwrite`` is false.
     """
     comparison = options.comparison
+    title = options.title.replace("{model}", _name(options.model))
     states = states_of(comparison, options.distillation, options.exports, options.verifications)
     checks = checks_of(
         comparison,
@@ -97,7 +101,7 @@ def report(options: ReportOptions) -> ReportResult:
     facts = _facts(options)
     content = {
         "format": _FORMAT,
-        "title": options.title,
+        "title": title,
         "kind": comparison.kind,
         "states": states,
         "checks": checks,
@@ -106,7 +110,7 @@ def report(options: ReportOptions) -> ReportResult:
         "results": options.results,
     }
     shown = page.Page(
-        title=options.title,
+        title=title,
         lead=_lead(options, states),
         tiles=_tiles(states),
         states=states_table(states, comparison.kind, ""),
@@ -121,7 +125,7 @@ def report(options: ReportOptions) -> ReportResult:
             stream.write(text.encode("utf-8"))
     failed = tuple(c.name for c in checks if not c.passed)
     return ReportResult(
-        options.html, options.data, options.title, comparison.kind, tuple(states), tuple(checks), failed, len(failed)
+        options.html, options.data, title, comparison.kind, tuple(states), tuple(checks), failed, len(failed)
     )
 
 
@@ -154,6 +158,11 @@ def _interval(estimate: Estimate | None, unit: str = "") -> str:
 
 def _rate(rate: Rate | None) -> str:
     return f"{rate.tokens_per_second:,.0f} [{rate.low:,.0f}, {rate.high:,.0f}]" if rate else "–"
+
+
+def _name(ref: str) -> str:
+    """Return a model's name for people."""
+    return ref if ref.startswith("hf:") else Path(ref).name or ref
 
 
 def _lead(options: ReportOptions, states: list[State]) -> str:

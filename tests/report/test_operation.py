@@ -158,6 +158,16 @@ def test_only_a_comparison(results, tmp_path, kit):
     assert len(result.checks) == 2
 
 
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [("tiny", "tiny"), ("/some/where/stories", "stories"), ("./a/", "a"), ("hf:o/n@main", "hf:o/n@main")],
+)
+def test_the_title_names_the_model(results, tmp_path, kit, ref, name):
+    _, page, data = kit.write(results, tmp_path, title="{model}, recovered", model=ref)
+    assert data["title"] == f"{name}, recovered"
+    assert f"<h1>{name}, recovered</h1>" in page
+
+
 def test_the_same_results_give_the_same_files(results, tmp_path, kit):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

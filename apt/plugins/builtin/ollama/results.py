@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apt.console.table import Table
+from apt.evaluation.speed import Rate
 from apt.evaluation.statistics import Estimate
 
 
@@ -120,6 +121,7 @@ class VerifyResult:
     """A verification that was passed; one that was not raises ``CheckFailedError`` with its figures.
 
     :param llama_cpp: ``run``, ``not installed`` or ``skipped``.
+    :param decode: tokens that llama.cpp writes per second, one sequence at a time.
     """
 
     path: Path
@@ -132,6 +134,7 @@ class VerifyResult:
     tokenizer_texts: int = 0
     greedy: GreedyCheck | None = None
     predictions: PredictionCheck | None = None
+    decode: Rate | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
@@ -157,4 +160,6 @@ class VerifyResult:
                 ("perplexity", f"{p.perplexity_gguf.format(4)}, checkpoint {p.perplexity_checkpoint.value:.4f}"),
                 ("perplexity change", f"{100 * p.perplexity_change:+.3f} %"),
             ]
+        if self.decode:
+            rows.append(("writing speed", f"{self.decode.format()} tokens/s in llama.cpp"))
         return [Table(f"Verified {self.path.name}", ("check", "figure"), rows)]

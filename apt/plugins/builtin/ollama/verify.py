@@ -79,6 +79,7 @@ def _run(
     import torch
 
     from apt.plugins.builtin.ollama.verify_llama import check_greedy, check_tokens
+    from apt.plugins.builtin.ollama.verify_speed import measure_decode
 
     sizes = check_config(checkpoint)
     kind = _type_of(gguf)
@@ -93,6 +94,7 @@ def _run(
         if kind in _GREEDY_TYPES:
             plan = {tensor.name: tensor for tensor in plan_tensors(checkpoint, sizes)}
             greedy = clock.timed("greedy", lambda: check_greedy(model, gguf, runner, rows, plan, sizes.context))
+        decode = clock.timed("speed", lambda: measure_decode(runner, int(rows.ids[0, 0]), sizes.context))
     return _result(
         checkpoint,
         gguf,
@@ -103,6 +105,7 @@ def _run(
         tokenizer_texts=count,
         greedy=greedy,
         predictions=predictions,
+        decode=decode,
     )
 
 

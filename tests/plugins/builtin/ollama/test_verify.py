@@ -236,6 +236,8 @@ class TestInLlamaCpp:
 
         def turned(self: LlamaCpp, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
             found = greedy(self, prompts, new_tokens)
+            if len(prompts) == 1:
+                return found  # the speed is measured
             calls.append(self._path.name)
             if len(calls) == 1 or not explained:
                 found[3][5] += 1
