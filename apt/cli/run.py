@@ -52,10 +52,18 @@ def run(
 def execute(path: Path, settings: Mapping[str, str], out: Path, *, force: bool, dry_run: bool) -> None:
     """Run or plan a recipe with the operations that are installed, and show the result."""
     from apt.plugins import host
-    from apt.recipes.engine import Engine
+    from apt.recipes.engine import Engine, ExpectationError
 
     engine = Engine(path, host.current().registry(), settings=settings, out=out)
-    output.emit(engine.plan(force=force) if dry_run else engine.run(force=force))
+    if dry_run:
+        output.emit(engine.plan(force=force))
+        return
+    try:
+        output.emit(engine.run(force=force))
+    except ExpectationError as error:
+        if error.result is not None and not output.json_requested():
+            output.emit(error.result)  # what was found is worth as much as that it was not enough
+        raise
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:

@@ -36,6 +36,12 @@ from apt.recipes.validation import describe, option_errors, validate
 from apt.registry import Component, Registry
 
 
+class ExpectationError(CheckFailedError):
+    """A step ended well, but not as the recipe expects; ``result`` is the run up to and with this step."""
+
+    result: RunResult | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A step whose references are resolved."""
@@ -85,23 +91,32 @@ class Engine:
 
         :param force: run every step, done or not.
         :param narrate: told a line at each step's beginning and end.
-        :raises AptError: what a step raises, with its name; a failed expectation as :class:`CheckFailedError`.
+        :raises AptError: what a step raises, with its name; a failed expectation as :class:`ExpectationError`.
         """
         self.plan(force=force)  # a missing input or a foreign target is told before anything runs
         begun = time.monotonic()
+        outcomes: list[tuple[StepOutcome, StepRecord]] = []
+        failed: ExpectationError | None = None
         with _locked(self._records.directory):
             try:
-                outcomes = self._run_steps(force, narrate)
+                self._run_steps(force, narrate, outcomes)
+            except ExpectationError as error:
+                failed = error
             finally:
                 self._digests.save()
+        seconds = round(time.monotonic() - begun, 2)
         tables = outcomes[-1][1].tables
-        return RunResult(
-            self._recipe.name, self.out, round(time.monotonic() - begun, 2), tuple(o for o, _ in outcomes), tables
-        )
+        result = RunResult(self._recipe.name, self.out, seconds, tuple(o for o, _ in outcomes), tables)
+        if failed is not None:
+            failed.result = result
+            raise failed
+        return result
 
-    def _run_steps(self, force: bool, narrate: Callable[[str], None]) -> list[tuple[StepOutcome, StepRecord]]:
+    def _run_steps(
+        self, force: bool, narrate: Callable[[str], None], outcomes: list[tuple[StepOutcome, StepRecord]]
+    ) -> None:
+        """Bring the steps up to date one by one; each goes to ``outcomes`` when it is."""
         results: dict[str, Any] = {}
-        outcomes: list[tuple[StepOutcome, StepRecord]] = []
         steps = self._recipe.active_steps
         for number, step in enumerate(steps, start=1):
             label = f"[{number:>{len(str(len(steps)))}}/{len(steps)}] {step.name}"
@@ -119,7 +134,6 @@ class Engine:
             outcomes.append((outcome, record))
             results[step.name] = record.result
             self._check_expectations(step, results)
-        return outcomes
 
     def _plan_step(
         self, step: Step, results: dict[str, Any], producers: dict[Path, str], *, force: bool
@@ -251,7 +265,7 @@ class Engine:
             fault = _fault_of(condition, scope, results[step.name])
             if fault:
                 line = self._recipe.document.line((*step.location, "expect", i))
-                raise CheckFailedError(f"step {step.name!r}: {fault}", hint=f"{self._recipe.document.file}:{line}")
+                raise ExpectationError(f"step {step.name!r}: {fault}", hint=f"{self._recipe.document.file}:{line}")
 
 
 def _refuse_foreign(step: Step, outputs: Iterable[Path], record: StepRecord | None) -> None:
@@ -274,7 +288,7 @@ def _fault_of(condition: Condition, scope: Mapping[str, Any], result: Any) -> st
         left, right = condition.values(scope, result)
     except ConditionFault as fault:
         return fault.message
-    return f"expected {condition.left} {condition.operator} {right}, but it is {left}"
+    return f"expected {condition.left} {condition.operator} {right!r}, but it is {left!r}"
 
 
 def _made(value: str, producers: dict[Path, str]) -> str | None:

@@ -41,7 +41,7 @@ def nice_ticks(low: float, high: float, count: int = 5, *, binary: bool = False)
         high = low + (abs(low) or 1.0)
     raw = (high - low) / max(1, count - 1)
     if binary:
-        step = 2.0 ** max(0, math.ceil(math.log2(raw) - 1e-9))
+        step = 2.0 ** max(0, round(math.log2(raw)))
     else:
         power = 10.0 ** math.floor(math.log10(raw))
         step = min((s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999), default=10 * power)

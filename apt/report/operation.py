@@ -27,6 +27,7 @@ from apt.report.views import (
     Pruning,
     Rate,
     StoredVersion,
+    Text,
     Verification,
 )
 
@@ -44,6 +45,8 @@ class ReportOptions(Options):
     #: What was worked on: a reference, of which a path shows only its last part.
     model: str = ""
     comparison: Comparison
+    #: Where the rows come from, when the comparison read them from a file.
+    text: Text | None = None
     pruning: Pruning | None = None
     distillation: Distillation | None = None
     exports: tuple[Export, ...] = ()
@@ -63,7 +66,7 @@ class ReportOptions(Options):
 class ReportResult:
     """A report.
 
-    :param failed: names of the checks that were not passed.
+    :param failed: names of the checks that were not passed; empty when all were.
     """
 
     html: Path
@@ -72,8 +75,7 @@ class ReportResult:
     kind: str
     states: tuple[State, ...]
     checks: tuple[Check, ...]
-    failed: tuple[str, ...]
-    failed_checks: int
+    failed: str
 
     def tables(self) -> list[Table]:
         """Return the states side by side, and the checks."""
@@ -88,6 +90,7 @@ def report(options: ReportOptions) -> ReportResult:
     """
     comparison = options.comparison
     title = options.title.replace("{model}", _name(options.model))
+    source = options.text.source if options.text else comparison.source
     states = states_of(comparison, options.distillation, options.exports, options.verifications)
     checks = checks_of(
         comparison,
@@ -98,7 +101,7 @@ def report(options: ReportOptions) -> ReportResult:
         options.max_perplexity_ratio,
     )
     charts = charts_of(comparison, states, options.pruning, options.distillation, options.backups)
-    facts = _facts(options)
+    facts = _facts(options, source)
     content = {
         "format": _FORMAT,
         "title": title,
@@ -114,7 +117,7 @@ def report(options: ReportOptions) -> ReportResult:
         lead=_lead(options, states),
         tiles=_tiles(states),
         states=states_table(states, comparison.kind, ""),
-        note=_note(comparison, states),
+        note=_note(comparison, source, states),
         checks=checks,
         charts=charts,
         facts=Table("", ("", ""), list(facts.items())),
@@ -123,10 +126,8 @@ def report(options: ReportOptions) -> ReportResult:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, overwrite=options.overwrite) as stream:
             stream.write(text.encode("utf-8"))
-    failed = tuple(c.name for c in checks if not c.passed)
-    return ReportResult(
-        options.html, options.data, title, comparison.kind, tuple(states), tuple(checks), failed, len(failed)
-    )
+    failed = "; ".join(c.name for c in checks if not c.passed)
+    return ReportResult(options.html, options.data, title, comparison.kind, tuple(states), tuple(checks), failed)
 
 
 def states_table(states: "list[State] | tuple[State, ...]", kind: str, title: str) -> Table:
@@ -205,14 +206,14 @@ def _tiles(states: list[State]) -> list[page.Tile]:
     return tiles
 
 
-def _note(comparison: Comparison, states: list[State]) -> str:
+def _note(comparison: Comparison, source: str, states: list[State]) -> str:
     if comparison.kind == "agreement":
         text = (
             f"The text was sampled from the parent itself ({comparison.tokens:,} tokens), so these perplexities tell "
             "how well each state agrees with the parent, not how good a model it is."
         )
     else:
-        text = f"Perplexity on {comparison.tokens:,} held-out tokens of {comparison.source}."
+        text = f"Perplexity on {comparison.tokens:,} tokens of text that nothing was trained on ({source})."
     text += " In brackets: the 95 % interval over rows; for speed, the slowest and the fastest run."
     against = {s.measured_against for s in states if s.name.startswith("GGUF") and s.measured_against}
     if against:
@@ -222,9 +223,9 @@ def _note(comparison: Comparison, states: list[State]) -> str:
     return text
 
 
-def _facts(options: ReportOptions) -> dict[str, str]:
+def _facts(options: ReportOptions, source: str) -> dict[str, str]:
     """What the figures depend on; no time of day, so that the same results give the same report."""
-    found = {"text": f"{options.comparison.source}, {options.comparison.tokens:,} tokens"}
+    found = {"text": f"{source}, {options.comparison.tokens:,} tokens"}
     if options.pruning and options.pruning.plan:
         found["cut"] = options.pruning.plan
     if options.distillation:

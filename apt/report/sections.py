@@ -133,14 +133,16 @@ def size_chart(states: Sequence[State]) -> Chart:
 
 def speed_chart(states: Sequence[State]) -> Chart:
     """Tokens written per second."""
-    points = [Point(s.name, s.decode.tokens_per_second, s.decode.low, s.decode.high) for s in states if s.decode]
+    measured = [s for s in states if s.decode]
+    points = [Point(s.name, s.decode.tokens_per_second, s.decode.low, s.decode.high) for s in measured if s.decode]
+    where = "; GGUF in llama.cpp, the others in torch" if any(s.name.startswith("GGUF") for s in measured) else ""
     return Chart(
         id="speed",
         kind="bars",
         title="Writing speed",
         description="Tokens written per second, one sequence at a time: the median, the slowest and the fastest run.",
         x_label="state",
-        y_label="tokens per second, one sequence; higher is better",
+        y_label=f"tokens per second, one sequence{where}; higher is better",
         series=(Series("decode", tuple(points)),),
         unit="tokens_per_second",
     )

@@ -70,6 +70,12 @@ class Comparison(View):
     models: tuple[ComparedModel, ...] = Field(min_length=2)
 
 
+class Text(View):
+    """The rows that everything was measured on."""
+
+    source: str
+
+
 class LayerCut(View):
     """What became of one layer."""
 

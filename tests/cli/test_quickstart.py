@@ -72,8 +72,12 @@ def test_the_whole_job(cli, taught, tmp_path):
 
     parent, recovered = (AutoModelForCausalLM.from_pretrained(out / n) for n in ("parent", "restored"))
     assert recovered.num_parameters() < parent.num_parameters()
+    failed = cli(*words[:-1], "--set", "max_perplexity_ratio=0.5")
+    assert failed.code == 10
+    assert "perplexity at most 0.5 × the parent's" in failed.err
+    assert "recovered" in failed.out
     again = cli(*words)
-    assert [s["action"] for s in json.loads(again.out)["steps"]] == ["cached"] * len(STEPS)
+    assert [s["action"] for s in json.loads(again.out)["steps"]] == ["cached"] * 17 + ["run"]
 
 
 def test_the_plan(cli, llama_dir, tmp_path):
