@@ -13,17 +13,20 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from apt.console.errors import CannotWriteError, TargetExistsError
+from apt.console.errors import WRITE_REFUSALS, CannotWriteError, TargetExistsError
 
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
 _NOT_OFFERED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+#: An exchange is two renames: one that takes longer than this has been given up, whoever bears its process number now.
+_PATIENCE_SECONDS: Final = 5.0
 
 
 @contextmanager
@@ -65,34 +68,42 @@ def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
                 aside.replace(target)
             else:
                 _rename_new(aside, target)
-            _fsync_directory(target.parent)
+            fsync_directory(target.parent)
         finally:
             aside.unlink(missing_ok=True)
 
 
 def recover(target: Path) -> None:
-    """Finish or undo an exchange that was interrupted between its two renames; does nothing else.
+    """Finish or undo an exchange that was interrupted between its two renames; one that is under way is waited for.
 
     Called before a target is read or written. Costs one failed ``stat`` in the common case.
     """
     journal = _journal_name(target)
     if not journal.exists():
         return
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        names = json.loads(journal.read_text(encoding="utf-8"))
-        new, old = (target.parent / Path(str(names[key])).name for key in ("new", "old"))
+    with suppress(OSError):  # the journal stays then, and the next call tries again
+        try:
+            names = json.loads(journal.read_text(encoding="utf-8"))
+            new, old = (target.parent / Path(str(names[key])).name for key in ("new", "old"))
+        except (ValueError, KeyError, TypeError):
+            journal.unlink()  # no journal of ours
+            return
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while _owner_lives(new) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            if not journal.exists():
+                return
         if not target.exists():
             (new if new.exists() else old).rename(target)
-            _fsync_directory(target.parent)
+            fsync_directory(target.parent)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(new, ignore_errors=True)
-    with suppress(OSError):
-        journal.unlink(missing_ok=True)
+        journal.unlink()
 
 
 def _prepare(target: Path, overwrite: bool) -> Path:
     """Check the target, make its parent, and clear away what killed processes left beside it."""
-    target = Path(os.path.abspath(target))
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - a link as target stays one, resolve() would follow it
     with suppress(OSError):
         recover(target)
     if not overwrite and os.path.lexists(target):
@@ -100,29 +111,31 @@ def _prepare(target: Path, overwrite: bool) -> Path:
     with _told_as_cannot_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if _is_abandoned(leftover):
+        if _owner_lives(leftover) is False:
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return target
 
 
 def _aside_name(target: Path) -> Path:
-    host = "".join(c for c in socket.gethostname() if c.isalnum())[:32]
-    return target.with_name(f".{target.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
-def _is_abandoned(leftover: Path) -> bool:
-    """Whether the process that made a hidden sibling is gone; another host's are left alone."""
-    parts = leftover.name.removesuffix(".partial").rpartition(".")[2].split("-")
-    host = "".join(c for c in socket.gethostname() if c.isalnum())[:32]
-    if len(parts) != 3 or parts[0] != host or not parts[1].isdigit():
-        return False
+def _host() -> str:
+    return "".join(c for c in socket.gethostname() if c.isalnum())[:32]
+
+
+def _owner_lives(hidden: Path) -> bool | None:
+    """Whether the process that made a hidden sibling is still there; ``None`` for one of another host."""
+    parts = hidden.name.removesuffix(".partial").rpartition(".")[2].split("-")
+    if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit():
+        return None
     try:
         os.kill(int(parts[1]), 0)
     except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
         return False
-    return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager
@@ -131,8 +144,7 @@ def _told_as_cannot_write(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        refusals = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
-        if error.errno not in refusals:
+        if error.errno not in WRITE_REFUSALS | {errno.ENOTDIR}:
             raise
         raise CannotWriteError(
             f"cannot write {target}: {error.strerror}", hint="free space or choose another output"
@@ -149,7 +161,7 @@ def _publish(aside: Path, target: Path, overwrite: bool) -> None:
             _exchange_with_journal(aside, target)
     else:
         _rename_new(aside, target)
-    _fsync_directory(target.parent)
+    fsync_directory(target.parent)
 
 
 def _rename_new(aside: Path, target: Path) -> None:
@@ -169,15 +181,22 @@ def _rename_new(aside: Path, target: Path) -> None:
 def _exchange_with_journal(aside: Path, target: Path) -> None:
     """Replace ``target`` by two renames with a journal that :func:`recover` can finish."""
     old = _aside_name(target)
-    journal = _journal_name(target)
-    with journal.open("w", encoding="utf-8") as stream:
+    journal, draft = _journal_name(target), _aside_name(target)
+    with draft.open("w", encoding="utf-8") as stream:
         json.dump({"new": aside.name, "old": old.name}, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    _fsync_directory(target.parent)
-    target.rename(old)
-    aside.rename(target)
-    _fsync_directory(target.parent)
+    draft.rename(journal)
+    fsync_directory(target.parent)
+    try:
+        target.rename(old)
+        aside.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        journal.unlink(missing_ok=True)
+        raise
+    fsync_directory(target.parent)
     journal.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
@@ -199,15 +218,16 @@ def _renameat2(source: Path, target: Path, flags: int) -> None:
 def _fsync_tree(directory: Path) -> None:
     for folder, _, names in os.walk(directory):
         for name in names:
-            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
+            descriptor = os.open(Path(folder, name), os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        _fsync_directory(Path(folder))
+        fsync_directory(Path(folder))
 
 
-def _fsync_directory(directory: Path) -> None:
+def fsync_directory(directory: Path) -> None:
+    """Flush the names in a directory to the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

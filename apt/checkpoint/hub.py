@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from apt.console.errors import AptError, BadInputError, NetworkError, NotFoundError, UsageError
+from apt.console.errors import AptError, BadInputError, NetworkError, NotFoundError, UsageError, first_line
 from apt.store import hub_cache
 
 #: What a repository may be called: ``name`` or ``owner/name``.
@@ -158,15 +158,14 @@ def fetch(
     with target.open("wb") as stream:
         for attempt in range(_ATTEMPTS):
             try:
-                before = checksum.size_bytes
-                for block in _received(source, file, before):
+                for block in _received(source, file, checksum.size_bytes):
                     stream.write(block)
                     checksum.update(block)
                     advance(len(block))
                     if checksum.size_bytes > file.size_bytes:
                         break
             except NetworkError:
-                # A connection that broke off after some bytes goes on from there; one that brings none is given up.
+                # A connection that broke off after some bytes goes on from there.
                 if attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 3**attempt)
@@ -301,7 +300,7 @@ def told_plainly(repository: str) -> Iterator[None]:
         raise
     except Exception as error:
         kinds = {c.__name__ for c in type(error).__mro__}
-        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        text = first_line(error)
         if "GatedRepoError" in kinds:
             raise NetworkError(
                 f"{repository} is gated: {endpoint()} asks for its terms to be accepted", hint="then: hf auth login"
@@ -314,10 +313,10 @@ def told_plainly(repository: str) -> Iterator[None]:
             ) from error
         if kinds & {"HTTPError", "TransportError", "OfflineModeIsEnabled", "ConnectionError", "HfHubHTTPError"}:
             raise NetworkError(
-                f"{repository}: {endpoint()}: {text[:200]}", hint="check HF_ENDPOINT and the network"
+                f"{repository}: {endpoint()}: {text}", hint="check HF_ENDPOINT and the network"
             ) from error
         if type(error) is RuntimeError and error.__cause__ is not None:  # what an upload thread wraps its fault in
-            raise NetworkError(f"{repository}: {endpoint()}: {text[:200]} {error.__cause__}"[:400]) from error
+            raise NetworkError(f"{repository}: {endpoint()}: {text} {error.__cause__}"[:400]) from error
         raise
 
 
@@ -332,8 +331,3 @@ def checked_paths(files: Iterable[HubFile]) -> list[HubFile]:
         if any(p in ("", ".", "..") for p in parts) or any(c in file.path for c in "\\\0\n") or file.size_bytes < 0:
             raise BadInputError(f"the repository names a file {file.path!r}, which leaves the directory")
     return result
-
-
-def plain_values(files: Iterable[HubFile]) -> list[dict[str, Any]]:
-    """Return files as JSON values, for the lineage."""
-    return [{"path": f.path, "size_bytes": f.size_bytes, "checksum": f.checksum} for f in files]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
+from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +54,14 @@ def load_model(checkpoint: "Checkpoint", *, dtype: "torch.dtype | None", device:
                 output_loading_info=True,
             )
         except (ValueError, KeyError) as error:
-            raise UnsupportedError(f"{checkpoint.path}: transformers cannot build it: {_line(error)}") from error
+            raise UnsupportedError(f"{checkpoint.path}: transformers cannot build it: {first_line(error)}") from error
         except (RuntimeError, OSError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise BadInputError(f"{checkpoint.path}: cannot be loaded: {_line(error)}") from error
+            raise BadInputError(f"{checkpoint.path}: cannot be loaded: {first_line(error)}") from error
         except Exception as error:
             # Config validation raises classes of its own (huggingface_hub's strict dataclasses), safetensors another.
             if type(error).__module__.partition(".")[0] not in ("huggingface_hub", "safetensors", "safetensors_rust"):
                 raise
-            raise BadInputError(f"{checkpoint.path}: cannot be loaded: {_line(error)}") from error
+            raise BadInputError(f"{checkpoint.path}: cannot be loaded: {first_line(error)}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(str(n) for n in report.get(what) or ())
         if names:
@@ -87,11 +87,5 @@ def load_tokenizer(checkpoint: "Checkpoint") -> "PreTrainedTokenizerBase":
             )
         except Exception as error:
             # tokenizers raises bare Exception on a corrupted file.
-            raise BadInputError(f"{path}: the tokenizer cannot be loaded: {_line(error)}") from error
+            raise BadInputError(f"{path}: the tokenizer cannot be loaded: {first_line(error)}") from error
     return found
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error, short enough to read."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -2,6 +2,7 @@
 
 import errno
 from enum import IntEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
@@ -93,7 +94,14 @@ class CheckFailedError(AptError):
     exit_code = ExitCode.CHECK_FAILED
 
 
-_WRITE_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: How the system says that something cannot be written; the first two, that something cannot be read either.
+WRITE_REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Return the first line of an exception that says something, at most ``length`` characters of it."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def explain(error: BaseException) -> AptError | None:
@@ -110,9 +118,10 @@ def explain(error: BaseException) -> AptError | None:
         )
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"no such file or directory: {error.filename}")
-    if isinstance(error, OSError) and error.errno in _WRITE_ERRNOS:
+    if isinstance(error, OSError) and error.errno in WRITE_REFUSALS:
         where = f": {error.filename}" if error.filename else ""
-        return CannotWriteError(f"cannot write{where}: {error.strerror}")
+        verb = "cannot read or write" if error.errno in (errno.EACCES, errno.EPERM) else "cannot write"
+        return CannotWriteError(f"{verb}{where}: {error.strerror}")
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return AptError(f"{error.strerror}{where}")

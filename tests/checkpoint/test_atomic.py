@@ -85,6 +85,47 @@ def test_recover_after_a_kill_between_the_renames(tmp_path: Path, present: tuple
     assert names(tmp_path) == ["model"]
 
 
+def exchange_of(tmp_path: Path, pid: int) -> tuple[Path, Path, Path]:
+    """An exchange by the process ``pid`` that has done its first rename only: journal, new and old directory."""
+    new, old = (tmp_path / f".model.{atomic._host()}-{pid}-{word}.partial" for word in ("aaaa", "bbbb"))
+    for path, text in ((new, "new"), (old, "old")):
+        path.mkdir()
+        (path / "file").write_text(text)
+    journal = tmp_path / ".model.exchange"
+    journal.write_text(json.dumps({"new": new.name, "old": old.name}))
+    return journal, new, old
+
+
+def test_an_exchange_under_way_is_waited_for_and_not_disturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, new, old = exchange_of(tmp_path, os.getpid())
+
+    def finish(_seconds: float) -> None:
+        assert new.exists() and old.exists() and not (tmp_path / "model").exists()
+        new.rename(tmp_path / "model")
+        journal.unlink()
+
+    monkeypatch.setattr(atomic.time, "sleep", finish)
+    atomic.recover(tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == "new"
+    assert old.exists()  # its maker's to remove
+
+
+def test_patience_with_an_exchange_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange_of(tmp_path, os.getpid())
+    monkeypatch.setattr(atomic, "_PATIENCE_SECONDS", 0.0)
+    atomic.recover(tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == "new"
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_exchange_whose_second_rename_fails_is_undone(tmp_path: Path) -> None:
+    write(tmp_path / "model", "old")
+    with pytest.raises(FileNotFoundError):
+        atomic._exchange_with_journal(tmp_path / "nowhere", tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
 def test_journal_never_reaches_outside(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()

@@ -13,7 +13,6 @@ version is claimed by ``mkdir``, which exactly one of several writers wins on an
 links and locks.
 """
 
-import errno
 import hashlib
 import os
 import secrets
@@ -24,15 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from apt.checkpoint.atomic import atomic_file
+from apt.checkpoint.atomic import atomic_file, fsync_directory
 from apt.checkpoint.reader import read_json
-from apt.console.errors import BadInputError, CannotWriteError, NotFoundError, UnsupportedError, UsageError
+from apt.console.errors import (
+    WRITE_REFUSALS,
+    BadInputError,
+    CannotWriteError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from apt.plugins.builtin.cloud_storage.manifest import Manifest, PieceRef, check_name
 from apt.registry import did_you_mean
 
 _MARKER: Final = "apt-store.json"
 _FORMAT: Final = 1
-_REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ class LocalStore:
                 shutil.rmtree(aside[0], ignore_errors=True)
                 os.close(aside[1])
         except OSError as error:
-            if error.errno not in _REFUSALS:
+            if error.errno not in WRITE_REFUSALS:
                 raise
             raise CannotWriteError(
                 f"cannot write to {self.root}: {error.strerror}",
@@ -229,7 +234,7 @@ class StoreWriter:
         the manifest, or the version that stands for it already.
         """
         for folder in self._unflushed:
-            _fsync_directory(folder)
+            fsync_directory(folder)
         folder = self._store.root / "versions" / check_name(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, wait=True):
@@ -242,7 +247,7 @@ class StoreWriter:
             target = self._store._manifest_path(name, number)
             written.replace(target)
             for changed in (target.parent, folder, folder.parent, self._store.root):
-                _fsync_directory(changed)
+                fsync_directory(changed)
         return Version(name, number, built, len(raw))
 
     def _claim_number(self, folder: Path) -> int:
@@ -299,12 +304,3 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     except OSError:
         return False
     return True
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems cannot flush a directory
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

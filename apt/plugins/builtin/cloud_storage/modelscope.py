@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apt.console.errors import AptError, BadInputError, MissingDependencyError, NetworkError
+from apt.checkpoint.reader import file_digest
+from apt.console.errors import AptError, BadInputError, MissingDependencyError, NetworkError, first_line
 from apt.plugins.builtin.cloud_storage.manifest import check_paths
-from apt.plugins.builtin.cloud_storage.sources import sha256_of
 
 _KIND = "model"
 #: What the server itself adds to a repository.
@@ -47,7 +47,7 @@ def upload(api: Any, repository: str, files: Mapping[str, Path]) -> None:
     held = {f.path: f for f in _call(repository, lambda: api.list_repo_files(repository, _KIND))}
     for name, path in files.items():
         found = held.get(name)
-        if found is None or found.size != path.stat().st_size or (found.sha256 and found.sha256 != sha256_of(path)):
+        if found is None or found.size != path.stat().st_size or (found.sha256 and found.sha256 != file_digest(path)):
             raise NetworkError(
                 f"{repository}: ModelScope does not hold {name} as it was sent", hint="run the same upload again"
             )
@@ -74,7 +74,7 @@ def download(api: Any, repository: str, revision: str, directory: Path) -> tuple
             ),
         )
         target = directory / file.path
-        if not target.is_file() or target.is_symlink() or sha256_of(target) != file.sha256:
+        if not target.is_file() or target.is_symlink() or file_digest(target) != file.sha256:
             raise BadInputError(f"{repository}: {file.path} was received corrupted", hint="nothing was kept; try again")
     return len(files), sum(f.size for f in files)
 
@@ -86,7 +86,6 @@ def _call(repository: str, function: Any) -> Any:
     except AptError:
         raise
     except Exception as error:
-        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise NetworkError(
-            f"{repository}: ModelScope: {text[:200]}", hint="check the name and MODELSCOPE_API_TOKEN"
+            f"{repository}: ModelScope: {first_line(error)}", hint="check the name and MODELSCOPE_API_TOKEN"
         ) from error

@@ -10,10 +10,11 @@ from typing import Final
 
 from apt.checkpoint import hub
 from apt.checkpoint.atomic import atomic_directory
+from apt.checkpoint.reader import file_digest
 from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
 from apt.console.progress import progress
 from apt.plugins.builtin.cloud_storage import modelscope
-from apt.plugins.builtin.cloud_storage.sources import sha256_of, source_files
+from apt.plugins.builtin.cloud_storage.sources import source_files
 from apt.plugins.builtin.cloud_storage.urls import store_root
 from apt.registry import did_you_mean
 
@@ -107,7 +108,7 @@ def _copy_checked(files: Mapping[str, Path], directory: Path) -> None:
             target = directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-            if sha256_of(target) != sha256_of(path):
+            if file_digest(target) != file_digest(path):
                 raise BadInputError(
                     f"{path} arrived altered at {target.parent}", hint="is the file still being written?"
                 )

@@ -1,6 +1,5 @@
 """Which files of a model are backed up or uploaded, and what the model is called."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -80,9 +79,3 @@ def _walk(root: Path, folder: Path) -> Iterator[SourceFile]:
             raise BadInputError(f"{path} is neither a file nor a directory")
         elif entry.name not in LEFT_OUT:
             yield from _walk(root, path)
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

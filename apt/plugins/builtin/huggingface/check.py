@@ -11,7 +11,7 @@ from typing import Any
 
 from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import BadInputError, UnsupportedError, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +87,4 @@ def _builder(config: dict[str, Any]) -> Any:
 
 
 def _first(error: BaseException, directory: Path, label: str) -> str:
-    text = str(error).replace(str(directory), label)
-    return next((line.strip()[:200] for line in text.splitlines() if line.strip()), type(error).__name__)
+    return first_line(error).replace(str(directory), label)

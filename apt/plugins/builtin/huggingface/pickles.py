@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from apt.checkpoint.reader import INDEX_NAME, read_json
 from apt.checkpoint.writer import CheckpointWriter, TensorSpec
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import BadInputError, UnsupportedError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -58,12 +58,12 @@ def read_pickle(path: Path, *, label: str) -> "dict[str, torch.Tensor]":
                 found = load(mmap=False)
     except pickle.UnpicklingError as error:
         raise BadInputError(
-            f"{label}: {path.name} is refused: it is damaged, or holds code beside its weights: {_first(error)}",
+            f"{label}: {path.name} is refused: it is damaged, or holds code beside its weights: {first_line(error)}",
             hint="nothing in it was run; take a model in safetensors",
         ) from None
     except Exception as error:
         # The unpickler raises whatever a damaged file makes its parts raise.
-        raise BadInputError(f"{label}: {path.name} is damaged: {_first(error)}") from None
+        raise BadInputError(f"{label}: {path.name} is damaged: {first_line(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
         raise BadInputError(f"{label}: {path.name} is no table of tensors by name")
     for name, value in found.items():
@@ -105,7 +105,3 @@ def _dtype_name(tensor: "torch.Tensor", name: str, label: str) -> str:
     if plain not in names:
         raise UnsupportedError(f"{label}: {name!r} has the dtype {plain}, which safetensors does not hold")
     return names[plain]
-
-
-def _first(error: BaseException) -> str:
-    return next((line.strip()[:160] for line in str(error).splitlines() if line.strip()), type(error).__name__)

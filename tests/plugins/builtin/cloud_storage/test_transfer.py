@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from apt.checkpoint.reader import file_digest
 from apt.console.errors import BadInputError, MissingDependencyError, NetworkError, NotFoundError, UnsupportedError
 from apt.plugins.builtin.cloud_storage import CloudStoragePlugin, modelscope
 from apt.plugins.builtin.cloud_storage.commands import app
-from apt.plugins.builtin.cloud_storage.sources import sha256_of
 from apt.plugins.builtin.cloud_storage.transfer import DownloadOptions, UploadOptions, download, plan_upload, upload
 
 #: huggingface_hub's own call of its HTTP library.
@@ -101,7 +101,7 @@ class Sdk:
         if not base.exists():
             raise ValueError("404: no such repository")
         return [
-            SimpleNamespace(path=p.name, size=p.stat().st_size, sha256=sha256_of(p), is_dir=False)
+            SimpleNamespace(path=p.name, size=p.stat().st_size, sha256=file_digest(p), is_dir=False)
             for p in base.iterdir()
         ]
 
