@@ -9,7 +9,7 @@ from apt.console.errors import ExitCode
 from apt.console.typer_options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from apt.evaluation.environment import PluginState
+    from apt.evaluation.environment import PluginCheck, PluginState
 
 
 def debug(
@@ -38,7 +38,7 @@ def debug(
     if model is None:
         from apt.evaluation.environment import environment
 
-        state = environment(_plugin_states())
+        state = environment(_plugin_states(), _plugin_checks())
         output.emit(state)
         return ExitCode.OK if state.sound else ExitCode.CHECK_FAILED
     from apt.checkpoint.diagnosis import diagnose
@@ -53,3 +53,18 @@ def _plugin_states() -> "list[PluginState]":
     from apt.plugins import host
 
     return [PluginState(p.name, p.status, p.reason, p.mend) for p in host.current().data.plugins]
+
+
+def _plugin_checks() -> "list[PluginCheck]":
+    """Ask the plugins that have diagnostics of their own; what is not one is left out."""
+    from apt.evaluation.environment import PluginCheck
+    from apt.plugins import host
+    from apt.plugins.base import Diagnosis
+
+    told = [found for found in host.current().fire("diagnostics") if isinstance(found, (list, tuple))]
+    return [
+        PluginCheck(str(d.check), bool(d.ok), str(d.message), str(d.hint))
+        for found in told
+        for d in found
+        if isinstance(d, Diagnosis)
+    ]

@@ -48,9 +48,20 @@ class PluginState:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginCheck:
+    """What a plugin found of its own part of the environment."""
+
+    check: str
+    ok: bool
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """What ``debug`` tells without a model.
 
+    :param checks: what the plugins' own diagnostics found.
     :param packages: version by package; "" for one that is not installed.
     :param store_free_bytes: free on the disk of the store; ``here_free_bytes`` on that of the current directory.
     """
@@ -69,6 +80,7 @@ class Environment:
     packages: dict[str, str]
     devices: tuple[Device, ...]
     plugins: tuple[PluginState, ...]
+    checks: tuple[PluginCheck, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -94,21 +106,24 @@ class Environment:
         tables = [Table("Environment", ("what", "value"), facts), Table("Packages", ("package", "version"), packages)]
         if plugins:
             tables.append(Table("Plugins", ("plugin", "status", "reason", "mend"), plugins))
+        if self.checks:
+            rows = [[c.check, "ok" if c.ok else "FAILED", c.message] for c in self.checks]
+            tables.append(Table("Checks of plugins", ("check", "result", "found"), rows))
         return [*tables, *findings_tables(self.findings)]
 
     def _device(self, device: Device) -> str:
         return device.name if device.memory_bytes is None else f"{device.name}, {format_bytes(device.memory_bytes)}"
 
 
-def environment(plugins: Iterable[PluginState] = ()) -> Environment:
+def environment(plugins: Iterable[PluginState] = (), checks: Iterable[PluginCheck] = ()) -> Environment:
     """Look at the environment; torch is imported to ask for its devices.
 
-    :param plugins: their states, which only the plugin host knows.
+    :param plugins: their states, which only the plugin host knows; ``checks`` alike.
     """
     import psutil
 
     memory = psutil.virtual_memory()
-    states = tuple(plugins)
+    states, checked = tuple(plugins), tuple(checks)
     packages = {name: _version(name) for name in PACKAGES}
     devices, threads, torch_problem = _devices()
     free = {place: shutil.disk_usage(_existing(place)).free for place in (home(), Path.cwd())}
@@ -117,6 +132,7 @@ def environment(plugins: Iterable[PluginState] = ()) -> Environment:
         *_shadow_findings(),
         *_room_findings(free, int(memory.available)),
         *_plugin_findings(states),
+        *(warning("plugin-check", c.check, c.message, "a plugin's own check", c.hint) for c in checked if not c.ok),
     ]
     return Environment(
         python=platform.python_version(),
@@ -133,6 +149,7 @@ def environment(plugins: Iterable[PluginState] = ()) -> Environment:
         packages=packages,
         devices=devices,
         plugins=states,
+        checks=checked,
         findings=tuple(findings),
     )
 

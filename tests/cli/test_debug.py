@@ -12,6 +12,29 @@ def test_the_environment_is_described(cli: Callable) -> None:
     assert ran.code == (10 if any(f["severity"] == "error" for f in found["findings"]) else 0)
 
 
+def test_plugins_tell_what_they_find(cli: Callable, apt_home: Path) -> None:
+    (apt_home / "plugins").mkdir(parents=True)
+    source = """
+from apt.plugins.base import Diagnosis, Plugin
+
+class Made(Plugin):
+    name = "{0}"
+    version = "1"
+    def diagnostics(self):
+        return {1}
+"""
+    sound = "[Diagnosis('disk', True, 'fast'), Diagnosis('gpu', False, 'none is there', 'buy one'), 'nonsense']"
+    (apt_home / "plugins" / "tells.py").write_text(source.format("tells", sound))
+    (apt_home / "plugins" / "wrong.py").write_text(source.format("wrong", "3"))
+    found = json.loads(cli("debug", "--json").out)
+    assert [(c["check"], c["ok"]) for c in found["checks"]] == [("disk", True), ("gpu", False)]
+    (told,) = [f for f in found["findings"] if f["code"] == "plugin-check"]
+    assert (told["severity"], told["where"], told["evidence"], told["mend"]) == (
+        "warning", "gpu", "none is there", "buy one"
+    )  # fmt: skip
+    assert "FAILED" in cli("debug").out
+
+
 def test_models_sound_faulty_and_missing(
     cli: Callable, llama_dir: Path, new_llama: Callable[..., Path], tmp_path: Path
 ) -> None:
