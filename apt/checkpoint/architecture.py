@@ -40,7 +40,8 @@ class Architecture:
     """One family.
 
     :param roles: role → module path inside a layer. Roles: ``q k v o`` (or fused ``qkv``), ``gate up down`` (or fused
-        ``gate_up``), ``attention_norm``, ``mlp_norm``, ``q_norm``, ``k_norm``, ``attention_post_norm``, ``mlp_post_norm``.
+        ``gate_up``), ``attention_norm``, ``mlp_norm``, ``q_norm``, ``k_norm``, ``attention_post_norm``,
+        ``mlp_post_norm``.
     :param gguf_name: llama.cpp's name of the architecture, for those that the exporter writes.
     :param transposed: the linear weights are stored [in, out] (GPT-2's Conv1D), not [out, in].
     :param heads_divide_hidden: the family's config refuses a hidden size that is no multiple of the heads, even when

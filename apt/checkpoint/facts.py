@@ -109,7 +109,8 @@ class ModelFacts:
 
     def _head(self) -> str:
         stored = {None: "unknown", True: "not stored", False: "stored"}[self.tied_stored]
-        return f"{stored}, {'tied to the embedding' if self.tied_configured else 'not tied'} by the config"
+        tied = {None: "not stated", True: "tied to the embedding", False: "not tied"}[self.tied_configured]
+        return f"{stored}, {tied} by the config"
 
     def _tokenizer_rows(self) -> list[tuple[str, str]]:
         t = self.tokenizer

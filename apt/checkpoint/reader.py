@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from apt.checkpoint.architecture import Architecture, descriptor
 from apt.checkpoint.atomic import recover
 from apt.checkpoint.safetensors_header import TensorInfo, read_header, unique_keys
-from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
+from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
 from apt.store import resolve
 
 if TYPE_CHECKING:
@@ -69,6 +69,17 @@ class Checkpoint:
     def parameters(self) -> int:
         """Elements of all stored tensors (a tied head that is not stored counts once)."""
         return sum(t.elements for t in self.tensors.values())
+
+    @property
+    def stored_dtype(self) -> "torch.dtype":
+        """The dtype that most of the values are stored in.
+
+        :raises UnsupportedError: for one that torch does not have.
+        """
+        sizes: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.elements
+        return torch_dtype(max(sorted(sizes), key=sizes.__getitem__))
 
     @property
     def size_bytes(self) -> int:
@@ -246,12 +257,3 @@ def _read_indexed(directory: Path, index: dict[str, Any]) -> dict[str, TensorInf
     if missing:
         raise BadInputError(f"{directory}: the index names {missing[0]!r}, which its shard does not hold")
     return tensors
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether ``path`` opens as a checkpoint."""
-    try:
-        Checkpoint.open(path)
-    except (AptError, OSError):
-        return False
-    return True

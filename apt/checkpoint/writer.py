@@ -11,18 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from apt import __version__
 from apt.checkpoint.atomic import atomic_directory
 from apt.checkpoint.reader import LINEAGE_NAME, SIDE_FILES, Checkpoint, file_digest
 from apt.checkpoint.safetensors_header import DTYPE_BITS
 from apt.console.errors import BadInputError
 from apt.events import announce
+from apt_model import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Version of the form of ``apt.json``.
 FORMAT_VERSION: Final = 1
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -105,12 +106,10 @@ class CheckpointWriter:
         raw += b" " * (-len(raw) % 8)
         with (self.directory / filename).open("xb") as stream:
             stream.write(len(raw).to_bytes(8, "little") + raw)
-            written = 0
             for spec, (name, payload) in zip(specs, data, strict=True):
                 if name != spec.name or len(payload) != spec.size_bytes:
                     raise BadInputError(f"tensor {name!r} of {len(payload)} bytes where {spec.name!r} was announced")
                 stream.write(payload)
-                written += len(payload)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file beside the weights."""

@@ -40,16 +40,6 @@ class Speed:
     device: str
     dtype: str
 
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Median rate of reading."""
-        return self.prefill.tokens_per_second
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Median rate of writing."""
-        return self.decode.tokens_per_second
-
 
 def measure_speed(model: Any, *, prompt_tokens: int = 256, new_tokens: int = 32, repeats: int = 5) -> Speed:
     """Measure a model's speed with one sequence; the first of the runs warms up and does not count.

@@ -87,10 +87,6 @@ class Rows:
             return self
         return self.take([i * n // max_rows for i in range(max_rows)])
 
-    def save(self, path: Path, split: Split = "heldout", *, overwrite: bool = False) -> None:
-        """Write the rows as one split of an ``.npz``; see :func:`save_rows`."""
-        save_rows({split: self}, path, overwrite=overwrite)
-
 
 def rows_from_ids(ids: Any, *, source: str, lengths: Any = None, row_bytes: Any = None, sampled: bool = False) -> Rows:
     """Make rows of an integer array ``[rows, window]`` whose rows begin with their given token.

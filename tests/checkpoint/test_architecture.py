@@ -79,5 +79,5 @@ def test_refusals() -> None:
         ARCHITECTURES["llama"].dimensions({"hidden_size": "big"})
     with pytest.raises(BadInputError, match="num_hidden_layers is None"):
         ARCHITECTURES["llama"].dimensions({"hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 4})
-    with pytest.raises(UnsupportedError, match="did you mean 'q'|known"):
+    with pytest.raises(UnsupportedError, match=r"did you mean 'q'|known"):
         ARCHITECTURES["llama"].layer_tensor(0, "qkv")

@@ -83,7 +83,7 @@ def test_rows_survive_a_file_and_the_file_is_the_same_every_time(checkpoint: Che
         assert torch.equal(again.labels, wanted.labels)
         assert again.row_bytes == wanted.row_bytes
     with pytest.raises(TargetExistsError):
-        rows.save(tmp_path / "a.npz")
+        save_rows({"heldout": rows}, tmp_path / "a.npz")
 
 
 def test_the_embedded_splits_share_no_text() -> None:

@@ -1,26 +1,12 @@
 """Held-out figures of a distillation."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.scoring import Divergence, perplexity, score_rows, score_together
 from apt.evaluation.statistics import Estimate
 from apt.evaluation.texts import Rows
 from apt.plugins.optional.distillation.results import Figures
-
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-
-
-def dtype_of(checkpoint: Checkpoint) -> torch.dtype:
-    """Return the dtype that most of a checkpoint's bytes are stored in."""
-    sizes: Counter[str] = Counter()
-    for tensor in checkpoint.tensors.values():
-        sizes[tensor.dtype] += tensor.size_bytes
-    return _DTYPES.get(sizes.most_common(1)[0][0], torch.float32)
 
 
 def measure(teacher: Any, models: Sequence[Any], rows: Rows) -> tuple[Estimate, list[Figures]]:

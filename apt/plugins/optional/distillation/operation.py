@@ -17,7 +17,7 @@ from apt.checkpoint.writer import CheckpointWriter
 from apt.console import output
 from apt.console.errors import TargetExistsError, UsageError
 from apt.console.output import to_jsonable
-from apt.plugins.optional.distillation.measure import dtype_of, measure
+from apt.plugins.optional.distillation.measure import measure
 from apt.plugins.optional.distillation.options import DEFAULT_STEPS, DistillOptions
 from apt.plugins.optional.distillation.pairing import shared_vocabulary
 from apt.plugins.optional.distillation.results import Control, DistillPlan, DistillResult, Figures
@@ -168,7 +168,7 @@ def _measured(
     config: TrainConfig,
 ) -> DistillResult:
     """Score teacher, student before and after, and control on the held-out rows."""
-    stored = dtype_of(pair.student)
+    stored = pair.student.stored_dtype
     states = [pair.student.load(dtype=torch.float32), student]
     if control is not None:
         states.append(control[0])
@@ -238,7 +238,7 @@ def _write(
             options.output, operation="distill", parent=pair.student, options=lineage, overwrite=options.overwrite
         ) as writer,
     ):
-        student.to(dtype_of(pair.student)).save_pretrained(writer.directory)
+        student.to(pair.student.stored_dtype).save_pretrained(writer.directory)
         writer.copy_side_files(pair.student)
         text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
         (writer.directory / CONFIG_NAME).write_text(text, encoding="utf-8")

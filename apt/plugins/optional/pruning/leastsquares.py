@@ -8,7 +8,7 @@ pruned model, targets ``Y`` of the dense one and the dense weights ``W0``,
 Removing a block of inputs from that problem raises its optimum by ``tr(W_B (A^-1_BB)^-1 W_B')`` exactly, where
 ``A`` is the regularised Gram matrix (Optimal Brain Surgeon: Hassibi and Stork, 1993; for structures: Kurtic et al.,
 "ZipLM", 2023). So a greedy choice by that amount is a choice on the error after compensation, not on a magnitude.
-Everything here is float64: Gram matrices square the condition number.
+Sums and solutions are float64, since Gram matrices square the condition number; each batch's products are float32.
 """
 
 import itertools

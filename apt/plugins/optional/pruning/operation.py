@@ -1,10 +1,9 @@
 """The operation ``prune``: a checkpoint in, a smaller stock checkpoint out, with the figures that prove it."""
 
-import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from apt.checkpoint.reader import Checkpoint, torch_dtype
+from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import save_model
 from apt.console.errors import NotFoundError, TargetExistsError, UnsupportedError
 from apt.evaluation.scoring import perplexity, score_together
@@ -38,7 +37,7 @@ def prune(options: PruneOptions) -> PruneResult:
     model: Any = checkpoint.load(dtype=_float32())
     rows = calibration_rows(checkpoint, model, options.calibration, options.tokens)
     pruned = strategy.prune(Task(model, checkpoint.architecture, options.ratio, rows, options.effort))
-    pruned.model.to(stored_dtype(checkpoint))
+    pruned.model.to(checkpoint.stored_dtype)
     return _written(options, checkpoint, model, pruned, rows, begun)
 
 
@@ -83,19 +82,11 @@ def calibration_rows(checkpoint: Checkpoint, model: Any, text: str, tokens: int)
     return rows
 
 
-def stored_dtype(checkpoint: Checkpoint) -> "torch.dtype":
-    """Return the dtype that most of the checkpoint's values are stored in."""
-    sizes: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    return torch_dtype(max(sorted(sizes), key=sizes.__getitem__))
-
-
 def _written(
     options: PruneOptions, checkpoint: Checkpoint, dense: Any, pruned: Pruned, rows: Rows, begun: float
 ) -> PruneResult:
     """Measure the weights as they will be stored, write them, and tell."""
-    stored = stored_dtype(checkpoint)
+    stored = checkpoint.stored_dtype
     measured = pruned.model.float() if stored != _float32() else pruned.model
     before, after = (perplexity(scores) for scores in score_together([dense, measured], rows)[0])
     metrics = {
