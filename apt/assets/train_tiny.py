@@ -41,9 +41,8 @@ def build_tokenizer(texts: list[str], vocab_size: int, window: int) -> "PreTrain
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, 0)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=window
-    )
+    make: Any = PreTrainedTokenizerFast  # not annotated in transformers
+    return make(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=window)
 
 
 def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> "torch.Tensor":
@@ -110,7 +109,7 @@ class TinyTrainer:
             rope_parameters={"rope_type": "default", "rope_theta": recipe["model"]["rope_theta"]},
             **{k: v for k, v in recipe["model"].items() if k != "rope_theta"},
         )
-        self.model = LlamaForCausalLM(config)
+        self.model: Any = LlamaForCausalLM(config)
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and ".layers." in n]
         others = [p for n, p in self.model.named_parameters() if p.ndim != 2 or ".layers." not in n]
         self.optimizers = [
@@ -145,7 +144,7 @@ class TinyTrainer:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(input_ids=rows).logits
         loss = cross_entropy(logits[:, :-1].float().flatten(0, 1), rows[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch stubs
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         factor = learning_rate_factor(self.step, self.seconds / self.settings["seconds"], self.settings)
         for optimizer, peak in zip(self.optimizers, self.peak_lr, strict=True):

@@ -16,7 +16,6 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.console.table import Result, Table
 
-
 #: Cells of a numeric column that hold no number.
 _NO_FIGURE: Final = ("", "-", "–", "nan")
 
@@ -100,11 +99,8 @@ def format_table(table: Table) -> str:
 
 def emit(result: Result) -> None:
     """Write a result to stdout: JSON when asked for, tables else."""
-    if _settings.json:
-        text = to_json(result)
-    else:
-        text = "\n\n".join(format_table(table) for table in result.tables())
-    _write(sys.stdout, text)
+    as_json = _settings.json
+    _write(sys.stdout, to_json(result) if as_json else "\n\n".join(format_table(t) for t in result.tables()))
 
 
 def emit_text(text: str) -> None:

@@ -59,7 +59,10 @@ class Bar:
 
 @contextmanager
 def progress(label: str, total: float | None = None, unit: str = "") -> Iterator[Bar]:
-    """Show progress of a piece of work: ``with progress("scoring", len(rows), "rows") as bar: bar.advance()``."""
+    """Show how far a piece of work is.
+
+    As in ``with progress("scoring", len(rows), "rows") as bar: bar.advance()``.
+    """
     bar = Bar(label, total, unit, visible=output.coloured(sys.stderr) and not output.is_quiet())
     try:
         yield bar
