@@ -39,7 +39,15 @@ def test_ready_answers_equal_those_of_the_whole_program(words: list[str], monkey
 
 
 @pytest.mark.parametrize(
-    "words", [["plugin", "info", "ollama", "--json"], ["list", "--json"], ["prune", "--help"]], ids=" ".join
+    "words",
+    [
+        ["plugin", "info", "ollama", "--json"],
+        ["list", "--json"],
+        ["info", "tiny", "--json"],
+        ["size", "tiny", "--json"],
+        ["prune", "--help"],
+    ],
+    ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
     run("--help")
