@@ -1,7 +1,7 @@
 """``apt_model quickstart``: the whole main job on one model, by the shipped recipe of that name."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -9,6 +9,10 @@ from apt import store
 from apt.cli.run import ForceOption, execute, parse_settings
 from apt.console import output
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
+
+#: Steps of the recovery for any model but the embedded one. A trained model of 260,000 parameters was brought to 1.33
+#: times its parent's perplexity by 60 steps, to 1.22 by 150, to 1.19 by 250.
+OTHER_STEPS: Final = "200"
 
 
 def quickstart(
@@ -52,8 +56,17 @@ def quickstart(
     output.configure(json=json, quiet=quiet)
     from apt.recipes.catalog import find
 
-    inputs = {"model": model, "text": text or default_text(model), **parse_settings(settings or ())}
+    inputs = {**default_inputs(model), **({"text": text} if text else {}), **parse_settings(settings or ())}
     execute(find("quickstart"), inputs, out, force=force, dry_run=dry_run)
+
+
+def default_inputs(model: str) -> dict[str, str]:
+    """Return the recipe's inputs for a model.
+
+    The recipe's defaults are made for the embedded one, which loses little by the cut and whose steps are dear.
+    """
+    inputs = {"model": model, "text": default_text(model)}
+    return inputs if inputs["text"] == "embedded" else {**inputs, "steps": OTHER_STEPS}
 
 
 def default_text(model: str) -> str:

@@ -89,6 +89,13 @@ def test_the_plan(cli, llama_dir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_inputs_follow_the_model(llama_dir):
+    from apt.cli.quickstart import default_inputs
+
+    assert default_inputs("tiny") == {"model": "tiny", "text": "embedded"}
+    assert default_inputs(str(llama_dir)) == {"model": str(llama_dir), "text": "self", "steps": "200"}
+
+
 def test_a_text_file_is_cut_in_parts(cli, llama_dir, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Some words.\n" * 100)
