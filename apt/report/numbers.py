@@ -25,8 +25,8 @@ def figure(value: float, unit: str = "") -> str:
 def tick(value: float, unit: str = "") -> str:
     """Return the short label of an axis tick."""
     if unit == "bytes":
-        text = format_bytes(round(value))
-        return text.replace(".0 ", " ")
+        power = min(int(math.log(value, 1024) + 1e-9), 4) if value >= 1 else 0
+        return f"{value / 1024**power:g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
     if unit == "share":
         return f"{100 * value:g} %"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"

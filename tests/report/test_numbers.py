@@ -24,6 +24,9 @@ def test_figure(value, unit, text):
 
 def test_tick():
     assert [tick(0.5), tick(2000), tick(0.25, "share"), tick(1 << 20, "bytes")] == ["0.5", "2,000", "25 %", "1 MiB"]
+    assert [tick(n, "bytes") for n in (0, 512, 1024, 1.25 * 2**20, 3 * 2**30)] == [
+        "0 B", "512 B", "1 KiB", "1.25 MiB", "3 GiB",
+    ]  # fmt: skip
 
 
 finite = st.floats(-1e12, 1e12)
