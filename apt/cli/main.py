@@ -18,8 +18,8 @@ BROKEN_PIPE: Final = 141
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    # Waiting threads of a torch operation spin by default; on cores that anything else uses too, that makes small models
-    # several times slower. OpenMP reads this when torch is imported; a user's own setting stays.
+    # Waiting threads of a torch operation spin by default; on cores that anything else uses too, that makes small
+    # models several times slower. OpenMP reads this when torch is imported; a user's own setting stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = _run(words)
