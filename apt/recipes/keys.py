@@ -1,9 +1,9 @@
 """The key of a step: a hash of all that its result depends on.
 
 That is the operation's name, its options, the contents of the models, texts and files that it reads, the source of
-its package, the source of the rooms that every operation stands on (checkpoint, evaluation, training), and the
-versions of torch and transformers. Shared source is part of the key because a change there changes results too; it
-costs users nothing, whose source changes only when they upgrade.
+its package, the source of the rooms that every operation stands on (assets, checkpoint, evaluation, training), and
+the versions of torch, transformers and llama.cpp's packages. Shared source is part of the key because a change there
+changes results too; it costs users nothing, whose source changes only when they upgrade.
 """
 
 import hashlib
@@ -25,8 +25,10 @@ from apt.recipes.document import Location
 from apt.recipes.fields import Marked, marked
 from apt.registry import Component
 
-_SHARED: Final = ("checkpoint", "evaluation", "training")
-_LIBRARIES: Final = ("torch", "transformers")
+_SHARED: Final = ("assets", "checkpoint", "evaluation", "training")
+#: The last two decide whether an exported file is also run in llama.cpp: a step that had to leave that out is run again
+#: once they are there.
+_LIBRARIES: Final = ("torch", "transformers", "gguf", "xllamacpp")
 #: Options that say how to write, not what.
 _NOT_PART: Final = ("overwrite",)
 

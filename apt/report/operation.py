@@ -95,6 +95,7 @@ def report(options: ReportOptions) -> ReportResult:
     checks = checks_of(
         comparison,
         options.pruning,
+        options.exports,
         options.verifications,
         options.backups,
         options.restored,

@@ -117,6 +117,7 @@ def _gguf(export: Export, verification: Verification | None, comparison: Compari
 def checks_of(
     comparison: Comparison,
     pruning: Pruning | None,
+    exports: tuple[Export, ...],
     verifications: tuple[Verification, ...],
     versions: tuple[StoredVersion, ...],
     restored: Difference | None,
@@ -128,7 +129,8 @@ def checks_of(
         found.append(_better_than_cut(comparison))
     if pruning is not None:
         found.insert(0, _cut(pruning))
-    found += [_verified(v) for v in verifications]
+    written = {e.type: sum(e.tensors.values()) for e in exports}
+    found += [_verified(v, written.get(v.type)) for v in verifications]
     found += [_stored(v) for v in versions if v.difference is not None]
     if restored is not None:
         what = f"{restored.tensors} tensors and every file equal" if restored.identical else "files differ"
@@ -157,7 +159,8 @@ def _better_than_cut(comparison: Comparison) -> Check:
     return Check("training helped", passed, text)
 
 
-def _verified(verification: Verification) -> Check:
+def _verified(verification: Verification, written: int | None) -> Check:
+    """Every tensor that the export wrote was compared; what llama.cpp was not asked is said."""
     t, p = verification.tensors, verification.predictions
     parts = [f"{t.exact} of {t.tensors} tensors exact"]
     if t.bounded:
@@ -167,8 +170,9 @@ def _verified(verification: Verification) -> Check:
     if p:
         parts.append(f"KL {figure(p.kl.value)}, same top token {100 * p.agreement.value:.2f} % in llama.cpp")
     elif verification.llama_cpp != "run":
-        parts.append(f"llama.cpp {verification.llama_cpp}")
-    return Check(f"GGUF {verification.type} verified", t.exact + t.bounded == t.tensors, ", ".join(parts))
+        parts.append(f"not run in llama.cpp: {verification.llama_cpp}")
+    passed = t.exact + t.bounded == t.tensors == (written or t.tensors)
+    return Check(f"GGUF {verification.type} verified", passed, ", ".join(parts))
 
 
 def _stored(version: StoredVersion) -> Check:

@@ -133,9 +133,10 @@ class Distillation(View):
 
 
 class Export(View):
-    """The result of ``export-gguf``."""
+    """The result of ``export-gguf``; ``tensors`` counts what it wrote, by type."""
 
     type: str
+    tensors: dict[str, int]
     size_bytes: int
     parameters: int
 

@@ -90,8 +90,8 @@ RESULTS = {
         },
     },
     "exports": [
-        {"type": "f16", "size_bytes": 440_000, "parameters": 210_000},
-        {"type": "q8_0", "size_bytes": 260_000, "parameters": 210_000},
+        {"type": "f16", "tensors": {"f16": 38, "f32": 9}, "size_bytes": 440_000, "parameters": 210_000},
+        {"type": "q8_0", "tensors": {"q8_0": 38, "f32": 9}, "size_bytes": 260_000, "parameters": 210_000},
     ],
     "verifications": [verification("f16", 1e-6), verification("q8_0", 7e-4)],
     "backups": [

@@ -121,6 +121,7 @@ FAULTS = {
     "only zeros": (("pruning", "smaller"), False, "cut as asked, truly smaller"),
     "too little cut": (("pruning", "removed_share"), 0.2, "cut as asked, truly smaller"),
     "a tensor off": (("verifications", 1, "tensors", "exact"), 29, "GGUF q8_0 verified"),
+    "a tensor never compared": (("exports", 0, "tensors", "f16"), 39, "GGUF f16 verified"),
     "stored twice": (("backups", 1, "backup", "new_bytes"), 410_000 + 16_385, "version 2 stores only what changed"),
     "not the same": (("restored", "identical"), False, "restored bit for bit"),
 }
