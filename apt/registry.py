@@ -12,18 +12,13 @@ from typing import Any, Final
 
 from apt.console.errors import NotFoundError, UsageError
 
-#: Kinds of components and what a target of that kind is.
+#: Kinds of components and what a target of that kind is; a kind is listed once something looks it up.
 KINDS: Final = {
     "operation": "what a command does; a function (options) -> result, callable as a recipe step",
     "loss": "a training loss; see apt.training.losses",
     "optimizer": "a function (named parameters, config) -> torch.optim.Optimizer",
     "scheduler": "a function (step, config) -> learning-rate factor",
-    "sampler": "a sampler with state",
-    "data": "a source of training rows",
     "strategy": "a pruning strategy",
-    "storage": "a backup target, by URL scheme",
-    "scorer": "what scores token rows with a model file of some format",
-    "quantizer": "a GGUF tensor type",
 }
 
 

@@ -14,12 +14,12 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from apt.console.errors import WRITE_REFUSALS, CannotWriteError, TargetExistsError
+from apt.console.errors import WRITE_REFUSALS, CannotWriteError, TargetExistsError, system_error
 
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
@@ -30,12 +30,15 @@ _PATIENCE_SECONDS: Final = 5.0
 
 
 @contextmanager
-def atomic_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(target: Path, *, overwrite: bool = False, sources: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield an empty hidden directory that becomes ``target`` when the block ends without an exception.
 
+    :param sources: what the result is made of; a target that holds one of them is not replaced.
     :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false; nothing is written then.
     :raises CannotWriteError: when the place cannot be written or the disk is full; nothing is left then.
     """
+    if overwrite:
+        _refuse_to_lose(target, sources)
     target = _prepare(target, overwrite)
     aside = _aside_name(target)
     with _told_as_cannot_write(target):
@@ -78,6 +81,8 @@ def recover(target: Path) -> None:
 
     Called before a target is read or written. Costs one failed ``stat`` in the common case.
     """
+    if not target.name:  # ``.`` or the root, which nothing replaces
+        return
     journal = _journal_name(target)
     if not journal.exists():
         return
@@ -101,6 +106,22 @@ def recover(target: Path) -> None:
         journal.unlink()
 
 
+def _refuse_to_lose(target: Path, sources: Iterable[Path]) -> None:
+    """Refuse to replace a directory that holds more than an earlier output.
+
+    :raises TargetExistsError: when the working directory, the home directory or a source lies in ``target``.
+    """
+    place = target.resolve()
+    kept = [("the current directory", Path.cwd()), *(("the source", source) for source in sources)]
+    with suppress(RuntimeError):  # no home directory
+        kept.append(("the home directory", Path.home()))
+    for what, path in kept:
+        if path.resolve().is_relative_to(place):
+            raise TargetExistsError(
+                f"{place} holds {what} and is not replaced, --overwrite or not", hint="choose another output"
+            )
+
+
 def _prepare(target: Path, overwrite: bool) -> Path:
     """Check the target, make its parent, and clear away what killed processes left beside it."""
     target = Path(os.path.abspath(target))  # noqa: PTH100 - a link as target stays one, resolve() would follow it
@@ -109,7 +130,10 @@ def _prepare(target: Path, overwrite: bool) -> Path:
     if not overwrite and os.path.lexists(target):
         raise TargetExistsError(f"{target} exists already", hint="choose another output or give --overwrite")
     with _told_as_cannot_write(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if _owner_lives(leftover) is False:
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
@@ -143,11 +167,12 @@ def _told_as_cannot_write(target: Path) -> Iterator[None]:
     """Turn the system's refusals to write into one line that names the target."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in WRITE_REFUSALS | {errno.ENOTDIR}:
+    except Exception as error:
+        refusal = system_error(error)
+        if refusal is None or refusal.errno not in WRITE_REFUSALS | {errno.ENOTDIR, errno.ENAMETOOLONG}:
             raise
         raise CannotWriteError(
-            f"cannot write {target}: {error.strerror}", hint="free space or choose another output"
+            f"cannot write {target}: {refusal.strerror}", hint="free space or choose another output"
         ) from error
 
 

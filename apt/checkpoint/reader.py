@@ -215,7 +215,10 @@ def member(directory: Path, name: str) -> Path:
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise BadInputError(f"{directory}: the file name {name!r} leaves the directory", hint="do not use this model")
     path = directory / name
-    real, home = path.resolve(), directory.resolve()
+    try:
+        real, home = path.resolve(), directory.resolve()
+    except (RuntimeError, OSError):  # Python tells a loop by the one or the other
+        raise BadInputError(f"{directory}: {name!r} is a link that cannot be followed") from None
     if real.parent != home:
         cache = home.parent.parent.parent if home.parent.name == "snapshots" else None
         if cache is None or not real.is_relative_to(cache):

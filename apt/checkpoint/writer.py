@@ -73,7 +73,11 @@ class CheckpointWriter:
 
     def __enter__(self) -> Self:
         #: Where the files are written meanwhile.
-        self.directory = self._stack.enter_context(atomic_directory(self.target, overwrite=self._overwrite))
+        # A parent may be replaced by its child (-o PARENT --overwrite); a directory that holds more than it may not.
+        sources = [self._parent.path.resolve().parent] if self._parent else []
+        self.directory = self._stack.enter_context(
+            atomic_directory(self.target, overwrite=self._overwrite, sources=sources)
+        )
         return self
 
     def __exit__(

@@ -1,6 +1,8 @@
 """Errors that a user can act on: what went wrong, where, how to mend it, and the exit code that says so."""
 
 import errno
+import os
+import re
 from enum import IntEnum
 from typing import Final
 
@@ -104,6 +106,14 @@ def first_line(error: BaseException, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def system_error(error: BaseException) -> OSError | None:
+    """Return the operating system's error in an exception; safetensors' own one holds it as text only."""
+    if isinstance(error, OSError):
+        return error
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+
+
 def explain(error: BaseException) -> AptError | None:
     """Return the user-facing form of an exception, or ``None`` when it is a fault of ours.
 
@@ -116,8 +126,9 @@ def explain(error: BaseException) -> AptError | None:
         return MissingDependencyError(
             f"the Python package {error.name!r} is not installed", hint=f"pip install {error.name}"
         )
+    error = system_error(error) or error
     if isinstance(error, FileNotFoundError):
-        return NotFoundError(f"no such file or directory: {error.filename}")
+        return NotFoundError(f"no such file or directory: {error.filename or 'the current directory is gone'}")
     if isinstance(error, OSError) and error.errno in WRITE_REFUSALS:
         where = f": {error.filename}" if error.filename else ""
         verb = "cannot read or write" if error.errno in (errno.EACCES, errno.EPERM) else "cannot write"

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apt.checkpoint import atomic
@@ -199,6 +200,66 @@ except CannotWriteError as error:
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         assert done.stdout.startswith(f"cannot write {place}/model: Permission denied")
         assert names(Path(place)) == []
+
+
+@pytest.mark.parametrize("target", [".", "..", "", "/", "linked"])
+def test_overwrite_spares_a_directory_that_holds_more_than_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    here = tmp_path / "project" / "here"
+    here.mkdir(parents=True)
+    (here / "notes").write_text("mine")
+    (here / "linked").symlink_to(tmp_path / "project")
+    monkeypatch.chdir(here)
+    with pytest.raises(TargetExistsError, match="the current directory"):
+        write(Path(target), "new", overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(here))
+    with pytest.raises(TargetExistsError, match="the home directory"):
+        write(here, "new", overwrite=True)
+    assert (here / "notes").read_text() == "mine"
+
+
+def test_overwrite_spares_the_source(tmp_path: Path) -> None:
+    (tmp_path / "project" / "model").mkdir(parents=True)
+    source = tmp_path / "project" / "model"
+    for target in (source, source.parent):
+        with (
+            pytest.raises(TargetExistsError, match="the source"),
+            atomic.atomic_directory(target, overwrite=True, sources=[source]),
+        ):
+            pass
+    with atomic.atomic_directory(source / "out", overwrite=True, sources=[source]):
+        pass
+    assert names(source) == ["out"]
+
+
+def test_places_that_no_output_can_have(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "model", tmp_path / ("long" * 64)):
+        with pytest.raises(CannotWriteError, match="cannot write"):
+            write(target, "new")
+    atomic.recover(Path())  # has no name and so no journal
+    atomic.recover(Path("/"))
+    assert names(tmp_path) == ["file"]
+
+
+def test_full_disk_as_safetensors_tells_it(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with (
+            pytest.raises(CannotWriteError, match="model: File too large"),
+            atomic.atomic_directory(tmp_path / "model") as d,
+        ):
+            save_file({"a": np.zeros(100_000)}, d / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert names(tmp_path) == []
 
 
 def test_file(tmp_path: Path) -> None:

@@ -28,15 +28,12 @@ class CloudStoragePlugin(Plugin):
         registry.add_command("cloud-storage", f"{_HERE}.commands:app", help=self.description)
 
     def register_components(self, registry: ComponentRegistry) -> None:
-        """Declare the operations and the store."""
+        """Declare the operations."""
         for name, module, schema, summary in (
             ("backup", "backup", "BackupOptions", "back a model up to a store"),
             ("restore", "restore", "RestoreOptions", "restore a model from a store, bit for bit"),
         ):
             registry.add_component("operation", name, f"{_HERE}.{module}:{name}", f"{_HERE}.{module}:{schema}", summary)
-        registry.add_component(
-            "storage", "file", f"{_HERE}.local_store:LocalStore", summary="a folder of this machine, or a mounted one"
-        )
 
     def backup(self, model_path: str | Path, destination: str) -> "BackupResult":
         """Back a model up to a store (``file:///…``)."""

@@ -112,7 +112,7 @@ def restore(options: RestoreOptions) -> RestoreResult:
     pieces = 0
     size = sum(f.size_bytes for f in files)
     with (
-        atomic_directory(options.output, overwrite=options.overwrite) as aside,
+        atomic_directory(options.output, overwrite=options.overwrite, sources=[store.root]) as aside,
         progress("restoring", size, "bytes") as bar,
     ):
         for file in files:

@@ -66,7 +66,7 @@ def export_gguf(options: ExportOptions) -> ExportResult:
     """
     plan = make_plan(options)
     file_name = f"{plan.name}.gguf"
-    with atomic_directory(options.output, overwrite=options.overwrite) as directory:
+    with atomic_directory(options.output, overwrite=options.overwrite, sources=[plan.checkpoint.path]) as directory:
         metadata = {**model_metadata(plan.checkpoint, plan.sizes, plan.name), **plan.vocabulary.metadata()}
         with progress(f"writing {file_name}", plan.size_bytes, "bytes") as bar:
             write_gguf(directory / file_name, metadata, plan.type, plan.tensors, _data(plan, bar))
