@@ -97,6 +97,13 @@ def test_link_outside_is_refused_but_for_the_hub_cache(copy: Path, tmp_path: Pat
     assert Checkpoint.open(snapshot).parameters > 0
 
 
+def test_link_to_itself_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").symlink_to("model.safetensors")
+    with pytest.raises(BadInputError, match="cannot be followed"):
+        Checkpoint.open(copy)
+
+
 def test_member_accepts_plain_names(tmp_path: Path) -> None:
     assert member(tmp_path, "模型.safetensors") == tmp_path / "模型.safetensors"
 

@@ -75,6 +75,9 @@ def test_explain() -> None:
     assert isinstance(explain(PermissionError(13, "Permission denied", "/x")), CannotWriteError)
     assert isinstance(explain(OSError(28, "No space left on device")), CannotWriteError)
     assert isinstance(explain(FileNotFoundError(2, "No such file", "/x")), NotFoundError)
+    gone = explain(FileNotFoundError(2, "No such file"))  # as os.getcwd() raises it
+    assert gone is not None
+    assert "None" not in str(gone)
     missing = explain(ModuleNotFoundError("No module named 'oss2'", name="oss2"))
     assert isinstance(missing, MissingDependencyError)
     assert "pip install oss2" in str(missing)

@@ -35,6 +35,14 @@ def test_a_model_comes_back_bit_for_bit_and_loads(llama_dir, store_url, tmp_path
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
+def test_a_restore_never_replaces_the_store_that_it_reads(llama_dir, store_url, tmp_path, tree):
+    backup(BackupOptions(model=str(llama_dir), to=store_url, name="m"))
+    before = tree(tmp_path / "store")
+    with pytest.raises(TargetExistsError, match="holds the source"):
+        restore(RestoreOptions(name="m", source=store_url, output=tmp_path / "store", overwrite=True))
+    assert tree(tmp_path / "store") == before
+
+
 def test_a_second_version_stores_the_changed_tensors_only(llama_dir, store_url, tmp_path, tree):
     from safetensors.torch import load_file, save_file
 

@@ -143,6 +143,13 @@ def test_existing_output(llama_dir: Path, export, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "new.gguf"]
 
 
+def test_overwrite_spares_the_model_itself(llama_dir: Path, export) -> None:
+    before = sorted(p.name for p in llama_dir.iterdir())
+    with pytest.raises(TargetExistsError, match="holds the source"):
+        export(llama_dir, output=llama_dir, overwrite=True)
+    assert sorted(p.name for p in llama_dir.iterdir()) == before
+
+
 def test_dry_run_writes_nothing(llama_dir: Path, tmp_path: Path) -> None:
     options = ExportOptions(model=str(llama_dir), output=tmp_path / "out")
     planned = plan_export(options)
