@@ -39,7 +39,7 @@ def _say(text: str) -> bool:
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except (OSError, UnicodeEncodeError):
+    except (OSError, UnicodeEncodeError, AttributeError):  # a stream that the caller closed is None
         return False
     return True
 

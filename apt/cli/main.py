@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ BROKEN_PIPE: Final = 141
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, who wants to hear nothing
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
     # Waiting threads of a torch operation spin by default; on cores that anything else uses too, that makes small
     # models several times slower. OpenMP reads this when torch is imported; a user's own setting stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -132,6 +136,11 @@ def _fail(error: AptError, code: int) -> int:
         output.fail(error)
     except BrokenPipeError:
         return _reader_gone()
+    except OSError:  # one of the two takes nothing (a full disk): the other and the code still say what happened
+        _reader_gone()
+        output.configure(json=False)
+        with suppress(OSError):
+            output.fail(error)
     return int(code)
 
 

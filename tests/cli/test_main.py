@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +188,23 @@ def test_completion_lists_commands_without_importing_them(
     monkeypatch.setenv("COMP_CWORD", "1")
     monkeypatch.setattr(lazy, "load_command", None)
     assert {"info", "plugin", "quickstart", "do"} <= set(cli("").out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "streams", "code"),
+    [
+        ("info tiny --json", ">/dev/full", ExitCode.CANNOT_WRITE),
+        ("info nope --json", ">/dev/full", ExitCode.NOT_FOUND),
+        ("info nope --json", "2>/dev/full", ExitCode.NOT_FOUND),
+        ("info nope --json", ">&- 2>&-", ExitCode.NOT_FOUND),
+        ("info tiny", ">&-", ExitCode.OK),
+        ("--help", ">&-", ExitCode.OK),
+        ("plugin list", ">&-", ExitCode.OK),
+    ],
+)
+def test_streams_that_take_nothing(apt_home: Path, words: str, streams: str, code: ExitCode) -> None:
+    command = f"exec {sys.executable} -m apt_model {words} {streams}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
