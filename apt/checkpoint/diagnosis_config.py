@@ -26,11 +26,16 @@ def config_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     try:
         d = checkpoint.architecture.dimensions(config)
     except UnsupportedError as problem:
-        yield note(
+        yield warning(
             "unknown-architecture", "config.json", problem.message, "a family without a descriptor",
             "tensors and config are not compared; `apt_model test` loads the model",
         )  # fmt: skip
         return
+    if d.layers > len(checkpoint.tensors):
+        yield error(
+            "layer-count", "config.json", f"{d.layers} layers, but only {len(checkpoint.tensors)} tensors",
+            "num_hidden_layers was edited", "set num_hidden_layers as the model was made",
+        )  # fmt: skip
     if d.heads % d.kv_heads:
         yield error(
             "head-groups", "config.json", f"{d.heads} heads are no multiple of {d.kv_heads} KV heads",
@@ -56,6 +61,8 @@ def tensor_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         architecture = checkpoint.architecture
     except UnsupportedError:
         return
+    if architecture.dimensions(checkpoint.config).layers > len(checkpoint.tensors):
+        return  # told as a fault of the config; a list of that many layers' tensors would not end
     wanted = expected_tensors(architecture, checkpoint.config)
     stored = _with_prefix(architecture, checkpoint.tensors)
     yield from _missing(architecture, wanted, stored)

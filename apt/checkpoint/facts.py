@@ -145,7 +145,11 @@ def _checkpoint_facts(checkpoint: Checkpoint, name: str) -> ModelFacts:
             "tied_stored": architecture.head not in checkpoint.tensors,
         }  # fmt: skip
     except UnsupportedError:
-        why = f"the architecture {config['model_type']!r} is not known" if "model_type" in config else "no config.json"
+        why = (
+            f"the architecture {config['model_type']!r} is not known"
+            if "model_type" in config
+            else "no config says a model_type"
+        )
         notes.append(f"{why}: components and sizes are left out")
     except BadInputError as error:
         notes.append(str(error))

@@ -38,6 +38,9 @@ def quiet_transformers() -> Iterator[None]:
 
 def load_model(checkpoint: "Checkpoint", *, dtype: "torch.dtype | None", device: str) -> "PreTrainedModel":
     """Load a causal language model; see :meth:`apt.checkpoint.reader.Checkpoint.load`."""
+    layers = checkpoint.config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > len(checkpoint.tensors):
+        raise BadInputError(f"{checkpoint.path}: the config asks for {layers} layers, more than it has tensors")
     from transformers import AutoModelForCausalLM
 
     model: Any

@@ -50,6 +50,7 @@ class CheckpointWriter:
     :param parent: the checkpoint it was made from, recorded by digest.
     :param options: the operation's options as plain JSON values.
     :param overwrite: exchange an existing target.
+    :param sources: what else it is made of; a target that is or holds one of them is not replaced.
     :raises TargetExistsError: on entering, when the target exists and ``overwrite`` is false.
     """
 
@@ -61,6 +62,7 @@ class CheckpointWriter:
         parent: Checkpoint | None,
         options: Mapping[str, Any],
         overwrite: bool = False,
+        sources: Iterable[Path] = (),
     ) -> None:
         self.target = Path(target)
         #: Figures measured while it was made; set before leaving the block.
@@ -69,12 +71,13 @@ class CheckpointWriter:
         self._parent = parent
         self._options = dict(options)
         self._overwrite = overwrite
+        self._sources = tuple(sources)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         #: Where the files are written meanwhile.
         # A parent may be replaced by its child (-o PARENT --overwrite); a directory that holds more than it may not.
-        sources = [self._parent.path.resolve().parent] if self._parent else []
+        sources = [*self._sources, *([self._parent.path.resolve().parent] if self._parent else [])]
         self.directory = self._stack.enter_context(
             atomic_directory(self.target, overwrite=self._overwrite, sources=sources)
         )

@@ -126,6 +126,8 @@ def explain(error: BaseException) -> AptError | None:
         return MissingDependencyError(
             f"the Python package {error.name!r} is not installed", hint=f"pip install {error.name}"
         )
+    if isinstance(error, ModuleNotFoundError) and not error.name:  # transformers tells so of a class that needs torch
+        return MissingDependencyError(first_line(error), hint="is torch installed? apt_model debug")
     error = system_error(error) or error
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"no such file or directory: {error.filename or 'the current directory is gone'}")

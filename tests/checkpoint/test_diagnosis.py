@@ -14,7 +14,7 @@ from apt.checkpoint.diagnosis import Diagnosis, diagnose
 from apt.checkpoint.expected import expected_tensors
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.weight_scan import scan_weights
-from apt.console.errors import NotFoundError
+from apt.console.errors import BadInputError, NotFoundError
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt2"]
 SMALL = {
@@ -230,10 +230,17 @@ def test_files_that_cannot_be_read_are_findings(model: Path, tmp_path: Path) -> 
         diagnose(str(tmp_path / "nowhere"))
 
 
-def test_an_unknown_architecture_is_a_note(model: Path) -> None:
+def test_an_unknown_architecture_is_a_warning(model: Path) -> None:
     edit_json(model / "config.json", model_type="newfangled")
     found = diagnose(str(model))
-    assert codes(found) == ["unknown-architecture"] and found.verdict == "healthy"
+    assert codes(found) == ["unknown-architecture"] and found.verdict == "suspicious"
+
+
+def test_absurdly_many_layers_are_a_fault_and_not_listed(model: Path) -> None:
+    edit_json(model / "config.json", num_hidden_layers=1_000_000_000)
+    assert "layer-count" in codes(diagnose(str(model)))
+    with pytest.raises(BadInputError, match="more than it has tensors"):
+        Checkpoint.open(model).load()
 
 
 def test_no_tokenizer_is_a_warning(model: Path) -> None:

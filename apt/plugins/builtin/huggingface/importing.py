@@ -79,7 +79,12 @@ def import_model(options: ImportOptions) -> ImportResult:
     layout = _choose(origin, options)
     lineage = _lineage(origin, layout, options)
     with CheckpointWriter(
-        options.output, operation="import", parent=None, options=lineage, overwrite=options.overwrite
+        options.output,
+        operation="import",
+        parent=None,
+        options=lineage,
+        overwrite=options.overwrite,
+        sources=[origin.directory] if origin.directory else [],
     ) as writer:
         facts = _fill(writer, origin, layout, options)
         writer.metrics.update({"parameters": facts.parameters, "tensors": facts.tensors})

@@ -25,6 +25,8 @@ class Origin(Protocol):
     commit: str
     #: What the model is called when nobody says otherwise.
     name: str
+    #: The directory that is read, when it is the user's own and not a cache.
+    directory: Path | None
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file by name."""
@@ -47,6 +49,7 @@ class DirectoryOrigin:
         if not directory.is_dir():
             raise NotFoundError(f"{directory} is not a directory", hint="give the directory that holds config.json")
         self._directory = directory
+        self.directory: Path | None = directory
         self.label = str(directory)
         self.commit = ""
         self.name = directory.resolve().name
@@ -73,6 +76,7 @@ class HubOrigin:
     """A revision of a repository, from the cache where it lies there sound, else from the Hub."""
 
     def __init__(self, revision: hub.HubRevision) -> None:
+        self.directory: Path | None = None
         self._revision = revision
         self._files = {f.path: f for f in revision.files if "/" not in f.path}
         self.label = revision.repository

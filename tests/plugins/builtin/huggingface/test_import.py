@@ -376,3 +376,12 @@ def test_what_a_word_means(tmp_path, monkeypatch, apt_home):
     assert default_output("tiny", "copy") == apt_home / "models" / "copy"
     with pytest.raises(AptError):
         default_output("tiny")
+
+
+@pytest.mark.parametrize("output", ["project", "project/source"])
+def test_an_overwrite_never_takes_the_source_with_it(llama_dir: Path, tmp_path: Path, output: str) -> None:
+    source = tmp_path / "project" / "source"
+    shutil.copytree(llama_dir, source)
+    with pytest.raises(TargetExistsError, match="holds the source"):
+        import_model(ImportOptions(model=str(source), output=tmp_path / output, overwrite=True))
+    assert (source / "model.safetensors").exists()
