@@ -145,11 +145,9 @@ def _checkpoint_facts(checkpoint: Checkpoint, name: str) -> ModelFacts:
             "tied_stored": architecture.head not in checkpoint.tensors,
         }  # fmt: skip
     except UnsupportedError:
-        why = (
-            f"the architecture {config['model_type']!r} is not known"
-            if "model_type" in config
-            else "no config says a model_type"
-        )
+        family = config.get("model_type")
+        unnamed = "config.json names no model_type" if (checkpoint.path / "config.json").exists() else "no config.json"
+        why = f"the architecture {family!r} is not known" if family else unnamed
         notes.append(f"{why}: components and sizes are left out")
     except BadInputError as error:
         notes.append(str(error))
