@@ -5,9 +5,11 @@ The recipe engine reads them to compute a step's key from what the step reads, a
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apt.console.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +38,16 @@ class Options(BaseModel):
     """Base of every operation's options: unknown keys are refused, values are not coerced silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of_command(cls, **values: Any) -> Self:
+        """Build the options from a command line's values.
+
+        :raises UsageError: naming the first option whose value is not right, in one line.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "options"
+            raise UsageError(f"--{option} {first['input']}: {first['msg']}") from None

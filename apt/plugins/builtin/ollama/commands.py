@@ -1,8 +1,7 @@
 """The commands ``apt_model ollama export`` and ``apt_model ollama verify``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,18 +12,6 @@ from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption,
 app = typer.Typer(no_args_is_help=True, help="Export to GGUF with a Modelfile for Ollama, and verify the result.")
 
 ModelArgument = Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny.")]
-
-
-def _checked(make: Callable[..., Any], **values: Any) -> Any:
-    """Build an operation's options, telling a bad value in one line."""
-    from pydantic import ValidationError
-
-    try:
-        return make(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "options"
-        raise UsageError(f"--{option} {first['input']}: {first['msg']}") from None
 
 
 @app.command("export")
@@ -57,8 +44,7 @@ def export(
     from apt.plugins.builtin.ollama.export import export_gguf, plan_export
     from apt.plugins.builtin.ollama.options import ExportOptions
 
-    options = _checked(
-        ExportOptions,
+    options = ExportOptions.of_command(
         model=model,
         output=output_path,
         type=type_,
@@ -97,8 +83,7 @@ def verify(
     from apt.plugins.builtin.ollama.options import VerifyOptions
     from apt.plugins.builtin.ollama.verify import verify_gguf
 
-    options = _checked(
-        VerifyOptions,
+    options = VerifyOptions.of_command(
         gguf=gguf,
         model=model,
         text=text or ("embedded" if model == "tiny" else None),

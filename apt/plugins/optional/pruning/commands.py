@@ -40,25 +40,16 @@ def prune(
         apt_model prune hf:Qwen/Qwen2.5-0.5B -o ./qwen-25 --dry-run
     """
     output.configure(json=json, quiet=quiet)
-    from pydantic import ValidationError
-
-    from apt.console.errors import UsageError
     from apt.plugins.optional.pruning import operation
     from apt.plugins.optional.pruning.options import PruneOptions
 
-    try:
-        options = PruneOptions.model_validate(
-            {
-                "model": model,
-                "output": output_path,
-                "strategy": strategy,
-                "ratio": ratio,
-                "calibration": calibration or ("embedded" if model == "tiny" else "self"),
-                "effort": effort,
-                "overwrite": overwrite,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+    options = PruneOptions.of_command(
+        model=model,
+        output=output_path,
+        strategy=strategy,
+        ratio=ratio,
+        calibration=calibration or ("embedded" if model == "tiny" else "self"),
+        effort=effort,
+        overwrite=overwrite,
+    )
     output.emit(operation.preview(options) if dry_run else operation.prune(options))
