@@ -7,7 +7,7 @@ from typing import Any
 
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
-from apt.plugins import dependencies, helptext, index
+from apt.plugins import completion_tree, dependencies, helptext, index
 from apt.plugins.base import API
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, find
@@ -15,7 +15,19 @@ from apt.plugins.records import CommandRecord, ComponentRecord, IndexData, Plugi
 from apt.registry import CORE_COMPONENTS, Component
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
-_OWN_SOURCES = ("base", "build", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "records", "trial")
+_OWN_SOURCES = (
+    "base",
+    "build",
+    "completion_tree",
+    "core",
+    "declare",
+    "discovery",
+    "helptext",
+    "hooks",
+    "hookspecs",
+    "records",
+    "trial",
+)
 
 
 def build() -> IndexData:
@@ -32,6 +44,7 @@ def build() -> IndexData:
             "list": "\n\n".join(output.format_table(t) for t in listing.tables()),
             "list-json": output.to_json(listing),
             "data": data.to_json(),
+            "complete": completion_tree.section(data),
         },
     )
     return data
