@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-READY: Final = ("--version", "--help", "plugin list --json")
+READY: Final = ("--version", "--help", "plugin list --json", "__complete fish 1 info h")
 #: Commands that take seconds are run less often; their figure is a thousand times what matters here.
 SLOW_RUNS: Final = 5
 

@@ -41,7 +41,8 @@ def section(data: IndexData) -> str:
     states = {p.name: p.status for p in data.plugins}
     sources = {p.name: p.source for p in data.plugins}
     usable = [c for c in data.commands if _nameable(c.name) and states.get(c.plugin, "ready") == "ready"]
-    components = [*CORE_COMPONENTS, *data.components]
+    components = [(c.kind, c.name, c.summary) for c in CORE_COMPONENTS]
+    components += [(c.kind, c.name, c.summary) for c in data.components]
     parts = [
         _block("", [*(("s", c.name, c.help) for c in usable), *_ROOT]),
         *(_foreign(c) for c in usable if not sources.get(c.plugin, "built-in").startswith("built-in")),
@@ -53,7 +54,7 @@ def section(data: IndexData) -> str:
                 if _nameable(p.name)
             ),
         ),
-        _block("%component", ((c.kind, c.name, c.summary) for c in components if _nameable(c.name))),
+        _block("%component", (c for c in components if _nameable(c[1]))),
     ]
     return "\n" + "".join(parts)
 
