@@ -192,11 +192,10 @@ def _values(marks: str, texts: tuple[str, str], prefix: str = "") -> Answer:
 def models() -> list[tuple[str, str]]:
     """Return the names of models: the embedded one, the store's, those of the Hugging Face cache."""
     found = [("tiny", "embedded model")]
-    store = os.path.join(index.home(), "models")
-    for name in _names(store):
-        if not name.startswith(".") and (name.endswith(".gguf") or os.path.isdir(os.path.join(store, name))):
+    for name, directory in _entries(os.path.join(index.home(), "models")):
+        if not name.startswith(".") and (directory or name.endswith(".gguf")):
             found.append((name, "in the store"))
-    for name in _names(hub_cache()):
+    for name, _ in _entries(hub_cache()):
         if name.startswith("models--"):
             found.append((f"hf:{name[len('models--') :].replace('--', '/', 1)}", "in the Hugging Face cache"))
     return found
@@ -211,9 +210,11 @@ def hub_cache() -> str:
     return os.path.join(os.path.expanduser(base) if base else os.path.join(cache, "huggingface"), "hub")
 
 
-def _names(directory: str) -> list[str]:
+def _entries(directory: str) -> list[tuple[str, bool]]:
+    """Return the names in a directory, sorted, and whether each is a directory; none of one that cannot be read."""
     try:
-        return sorted(os.listdir(directory))
+        with os.scandir(directory) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError:
         return []
 
@@ -239,18 +240,19 @@ def _render_bash(line: Line, answer: Answer) -> str:
     words = [answer.prefix + word for word, _ in answer.candidates]
     found = [word for word in words if word.startswith(line.word)]
     if found and answer.paths != "none":
-        found += [e for e in _entries(answer) if e.startswith(line.word) and e not in found]
+        found += [e for e in _paths_here(answer) if e.startswith(line.word) and e not in found]
     paths = "none" if found else answer.paths
     quoted = [q for word in found if (q := bash_quoted(word[line.kept :], line.quote)) is not None]
     space = "nospace" if len(found) == 1 and found[0].endswith("/") else "space"
     return "\n".join([f"{paths} {space}", *quoted]) + "\n"
 
 
-def _entries(answer: Answer) -> list[str]:
+def _paths_here(answer: Answer) -> list[str]:
     """Return what of the current directory may be meant; directories end in a slash."""
-    names = [name for name in _names(".") if not name.startswith((".", "-")) and harmless(name)]
-    directories = [name for name in names if os.path.isdir(name)]
-    files = [n for n in names if n not in directories] if answer.paths == "files" else []
-    if any(word == "tiny" for word, _ in answer.candidates):
-        files = [name for name in files if name.endswith(_MODEL_FILES)]
-    return [answer.prefix + e for e in [*(f"{name}/" for name in directories), *files]]
+    models = any(word == "tiny" for word, _ in answer.candidates)
+    found = []
+    for name, directory in _entries("."):
+        wanted = directory or (answer.paths == "files" and (not models or name.endswith(_MODEL_FILES)))
+        if wanted and not name.startswith((".", "-")) and harmless(name):
+            found.append(f"{answer.prefix}{name}{'/' if directory else ''}")
+    return found

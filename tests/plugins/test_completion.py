@@ -177,6 +177,8 @@ def test_bash_words() -> None:
     assert split("apt_model a 2>/dev/null b <in c") == (["a", "b"], "c", [])
     assert split("apt_model --x=a:b", " c >d") == ([], "--x=a:b", ["c"])
     assert bash_line(BREAKS, "apt_model info tiny > o", "") is None
+    kept = [getattr(bash_line(breaks, "apt_model --m=hf:Q", ""), "kept") for breaks in (BREAKS, " =", " ")]
+    assert kept == [len("--m=hf:"), len("--m="), 0]
 
 
 @given(

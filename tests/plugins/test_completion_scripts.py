@@ -206,6 +206,17 @@ TYPED = [
     ("hostile-command --he", ["hostile-command", "--help"]),
     ("hostile-command my", ["hostile-command", "my recipe.yaml"]),
     ("xx", ["xx"]),
+    ('quickstart --model="hf:Q', ["quickstart", "--model=hf:Qwen/Qwen2.5-0.5B"]),
+    ("quickstart --model='我", ["quickstart", "--model=我的模型"]),
+    ("quickstart --text=emb", ["quickstart", "--text=embedded"]),
+    ("info hf:Qwen/", ["info", "hf:Qwen/Qwen2.5-0.5B"]),
+    ("--sho", ["--show-completion"]),
+    ("completion f", ["completion", "fish"]),
+    ("plugin info oll", ["plugin", "info", "ollama-export"]),
+    ("run ./my", ["run", "./my recipe.yaml"]),
+    ("run ./my\\ r", ["run", "./my recipe.yaml"]),
+    ("info 我的模型 --q", ["info", "我的模型", "--quiet"]),
+    (f"compare 我 tiny{LEFT * 5}", ["compare", "我的模型", "tiny"]),
     (f"info ti --json{LEFT * 7}", ["info", "tiny", "--json"]),
 ]
 
@@ -224,6 +235,7 @@ def test_shell_completes(name: str, start: Callable[..., Shell]) -> None:
 def test_shell_finds_the_installed_script_and_lists(name: str, start: Callable[..., Shell]) -> None:
     shell = start(name, "--install")
     assert shell.complete("apt-model info ti") == "apt-model info tiny "
+    assert "recipe.yaml" in shell.complete("apt-model info tiny > my")  # where output goes is the shell's affair
     again = "\t" if shell.name == "bash" else ""  # bash lists at the second press
     assert shell.complete(f"apt_model plugin {again}") == "apt_model plugin "
     shell.complete(f"apt_model prune --strategy {again}")

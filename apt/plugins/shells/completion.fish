@@ -9,21 +9,16 @@ function __apt_model_complete
     set -l number (math (count $before) - 1)
     set -l lines (command $program __complete fish $number $before[2..] "$current" 2>/dev/null)
     or return
-    set -l told (string split -m 1 \t -- $lines[1])
+    set -l told (string split \t -- $lines[1])
     if set -q lines[2]
         printf '%s\n' $lines[2..]
     end
-    # What follows --option= as it was typed; fish itself completes paths in whole words only.
-    set -l typed (string sub -s (math (string length -- "$told[2]") + 1) -- "$current")
+    # fish's own paths, of the word as it was typed: of a command that has no completion.
     switch $told[1]
         case files
-            for path in (__fish_complete_path "$typed")
-                printf '%s%s\n' "$told[2]" "$path"
-            end
+            complete -C"'' $current"
         case directories
-            for path in (__fish_complete_directories "$typed" '')
-                printf '%s%s\n' "$told[2]" "$path"
-            end
+            complete -C"'' $current" | string match -r '.*/$'
     end
 end
 
