@@ -5,15 +5,17 @@ it each line is one thing, its fields between tabs:
 
 - ``s`` name, help: a subcommand;
 - ``o`` names, values, help: an option, ``O`` one that may be repeated; no values: a switch;
-- ``a`` values, help: an argument, ``A`` one that takes all the rest.
+- ``a`` values, nothing: an argument, ``A`` one that takes all the rest.
 
 Values are the marks of :class:`apt.console.completes.Completes`; ``-`` is a value of which nothing is known. In the
 section ``@%plugin`` and ``@%component`` open lists of names: state or kind, name, description.
 """
 
+import enum
 import inspect
 import typing
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 from typing import Any, Final
 
 from apt.console.completes import Completes
@@ -77,38 +79,44 @@ def tree(commands: Iterable[tuple[str, Any]]) -> str:
 def _blocks(command: Any, words: str) -> Iterator[str]:
     children: dict[str, Any] = getattr(command, "commands", {})
     lines = [("s", name, _first_line(child.help or "")) for name, child in children.items()]
-    marks = {} if children else _marks(command.callback)
-    yield _block(words, [*lines, *(_parameter(p, marks.get(p.name, "")) for p in command.params), _HELP])
+    values = {} if children else _values(command.callback)
+    yield _block(words, [*lines, *(_parameter(p, values.get(p.name, "")) for p in command.params), _HELP])
     for name, child in children.items():
         yield from _blocks(child, f"{words} {name}")
 
 
-def _parameter(parameter: Any, marks: str) -> tuple[str, ...]:
-    """Return the line of an option or argument, as Click describes it."""
-    text = getattr(parameter, "help", "") or ""
+def _parameter(parameter: Any, values: str) -> tuple[str, ...]:
+    """Return the line of an option or argument, by what Typer's parameters say in all its versions."""
     if parameter.param_type_name == "argument":
-        return "A" if parameter.nargs == -1 else "a", marks or _of_type(parameter.type), text
-    names = [*parameter.opts, *parameter.secondary_opts]
-    values = "" if parameter.is_flag else marks or _of_type(parameter.type)
-    return "O" if parameter.multiple else "o", " ".join(names), values, text
+        return "A" if parameter.nargs == -1 else "a", values or _UNKNOWN, ""
+    names = " ".join([*parameter.opts, *parameter.secondary_opts])
+    return (
+        "O" if parameter.multiple else "o",
+        names,
+        "" if parameter.is_flag else values or _UNKNOWN,
+        parameter.help or "",
+    )
 
 
-def _of_type(kind: Any) -> str:
-    """Return the marks that a type says by itself."""
-    if choices := [str(getattr(choice, "value", choice)) for choice in getattr(kind, "choices", ())]:
-        return Completes(f"choices:{','.join(choices)}").values[0]
-    return "file" if kind.name in ("path", "file") else _UNKNOWN
-
-
-def _marks(function: Any) -> dict[str, str]:
-    """Return the marks on the parameters of a command's function, by name."""
-    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+def _values(function: Any) -> dict[str, str]:
+    """Return what the parameters of a command's function take, as far as it is known: by their marks, else types."""
     found = {}
-    for name, hint in hints.items():
+    for name, hint in typing.get_type_hints(inspect.unwrap(function), include_extras=True).items():
         marks = [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Completes)]
-        if marks:
-            found[name] = " ".join(value for mark in marks for value in mark.values)
+        found[name] = " ".join(value for mark in marks for value in mark.values) or _of_type(hint)
     return found
+
+
+def _of_type(hint: Any) -> str:
+    """Return the mark that a type says by itself; what holds another (``list[X]``, ``X | None``) says what it says."""
+    if typing.get_origin(hint) is typing.Literal:
+        return Completes(f"choices:{','.join(map(str, typing.get_args(hint)))}").values[0]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return Completes(f"choices:{','.join(str(member.value) for member in hint)}").values[0]
+    if isinstance(hint, type) and issubclass(hint, PurePath):
+        return "file"
+    inner = typing.get_args(hint)
+    return next((mark for part in inner if (mark := _of_type(part))), "")
 
 
 def _block(words: str, lines: Iterable[tuple[str, ...]]) -> str:

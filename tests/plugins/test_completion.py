@@ -6,6 +6,7 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -177,8 +178,9 @@ def test_bash_words() -> None:
     assert split("apt_model a 2>/dev/null b <in c") == (["a", "b"], "c", [])
     assert split("apt_model --x=a:b", " c >d") == ([], "--x=a:b", ["c"])
     assert bash_line(BREAKS, "apt_model info tiny > o", "") is None
-    kept = [getattr(bash_line(breaks, "apt_model --m=hf:Q", ""), "kept") for breaks in (BREAKS, " =", " ")]
-    assert kept == [len("--m=hf:"), len("--m="), 0]
+    for breaks, kept in ((BREAKS, "--m=hf:"), (" =", "--m="), (" ", "")):
+        line = bash_line(breaks, "apt_model --m=hf:Q", "")
+        assert line is not None and line.kept == len(kept)
 
 
 @given(
@@ -266,7 +268,13 @@ def test_a_signature_says_its_choices_by_its_types() -> None:
         SMALL = "small"
         LARGE = "large"
 
-    def made(size: Size, out: Path = Path(), many: list[str] | None = None, flag: bool = False) -> None: ...
+    def made(
+        size: Size,
+        kind: Literal["a", "b"] = "a",
+        out: Path | None = None,
+        many: list[str] | None = None,
+        flag: bool = False,
+    ) -> None: ...
 
     application = typer.Typer(add_completion=False)
     application.command()(made)
@@ -274,6 +282,7 @@ def test_a_signature_says_its_choices_by_its_types() -> None:
     assert text.splitlines()[1:] == [
         "@made",
         "a\tchoices:small,large\t",
+        "o\t--kind\tchoices:a,b\t",
         "o\t--out\tfile\t",
         "O\t--many\t-\t",
         "o\t--flag --no-flag\t\t",
