@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-READY: Final = ("--version", "--help", "plugin list --json")
+READY: Final = ("--version", "--help", "plugin list --json", "__complete fish 1 info h")
 PLUGINS: Final = 100
 #: With so many packages and as many drop-ins a ready answer may cost so many times what it costs without any.
 MANY: Final = 1.10

@@ -1,4 +1,4 @@
-"""Write the reference pages that come from code: ``docs/cli.md`` and ``docs/hooks.md``.
+"""Write what comes from code: the pages ``docs/cli.md`` and ``docs/hooks.md``, and the tree that completion reads.
 
 Run by ``make docs``; with ``--check`` nothing is written and the exit code says whether the pages are in step.
 """
@@ -66,6 +66,16 @@ def _helps(command: Any, words: str) -> Iterator[tuple[str, str]]:
         yield from _helps(child, f"{words} {name}")
 
 
+def completion_tree() -> str:
+    """Return the tree of the commands that are shipped."""
+    from apt.cli import lazy
+    from apt.plugins import build, completion_tree
+
+    data = build.build()
+    own = {p.name for p in data.plugins if p.source.startswith("built-in")} | {""}
+    return completion_tree.tree((c.name, lazy.load_command(c)) for c in data.commands if c.plugin in own)
+
+
 def hooks_page() -> str:
     """Return the reference of all hooks: signature and docstring."""
     from apt.plugins import hookspecs
@@ -92,7 +102,11 @@ def generated() -> dict[str, str]:
     """Return the pages by path; what the user has installed beside this package is left out of sight."""
     with tempfile.TemporaryDirectory() as home:
         os.environ.update(APT_HOME=home, APT_NO_CACHE="1")
-        return {"docs/cli.md": cli_page(), "docs/hooks.md": hooks_page()}
+        return {
+            "docs/cli.md": cli_page(),
+            "docs/hooks.md": hooks_page(),
+            "apt/plugins/completion_tree.txt": completion_tree(),
+        }
 
 
 def main() -> int:

@@ -45,7 +45,7 @@ class LazyGroup(typer.core.TyperGroup):
         return [c.name for c in hosts.current().data.commands]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a stub that carries name and help, which is all that listing and completion need."""
+        """Return a stub that carries name and help, which is all that listing needs."""
         record = hosts.current().data.command(cmd_name)
         return None if record is None else _stub(record)
 
@@ -215,7 +215,7 @@ def _with_examples(text: str) -> str:
 
 def root() -> Any:
     """Return the root command."""
-    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None)
+    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None, add_completion=False)
 
     @application.callback()
     def apt_model() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import NotFoundError
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 from apt.plugins import host
@@ -13,8 +14,12 @@ from apt.plugins.records import PluginRecord
 
 app = typer.Typer(help="List, describe, install, enable and disable plugins.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin's name, its command's or its folder's.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")]
+_NAMES = typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A plugin's name, its command's or its folder's."), Completes("plugin")
+]
+DisabledNames = Annotated[list[str], _NAMES, Completes("plugin:disabled")]
+EnabledNames = Annotated[list[str], _NAMES, Completes("plugin:enabled")]
 
 
 @app.command("list")
@@ -48,6 +53,7 @@ def install(
     names: Annotated[
         list[str],
         typer.Argument(metavar="NAME...", help="Plugins by any of their names, or requirements, wheels, directories."),
+        Completes("plugin", "file"),
     ],
     optional: Annotated[bool, typer.Option("--optional", help="Also what only adds something.")] = False,
     dry_run: DryRunOption = False,
@@ -104,7 +110,7 @@ def _known(name: str) -> PluginRecord | None:
 
 
 @app.command()
-def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
+def enable(names: DisabledNames, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Make disabled plugins usable again.
 
     \b
@@ -116,7 +122,7 @@ def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -
 
 
 @app.command()
-def disable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
+def disable(names: EnabledNames, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Keep plugins installed but unused; a plugin that cannot be loaded can be disabled too.
 
     \b

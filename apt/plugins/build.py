@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
-from apt.plugins import dependencies, helptext, index, ownership, verdicts
+from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, Watch, find, wait_a_tick
@@ -19,8 +19,8 @@ from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest", "ownership",
-    "records", "source", "trial", "verdicts",
+    "base", "build", "completion_tree", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest",
+    "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
 #: So often the index is built anew when what it is built from changes meanwhile.
@@ -56,6 +56,7 @@ def sections(data: IndexData) -> dict[str, str]:
         "list": "\n\n".join(output.format_table(t) for t in listing.tables()),
         "list-json": output.to_json(listing),
         "data": data.to_json(),
+        "complete": completion_tree.section(data),
     }
 
 

@@ -6,18 +6,25 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 app = typer.Typer(help="Back up models by tensor; upload and download whole models.", no_args_is_help=True)
 
-ToOption = Annotated[str, typer.Option("--to", help="The store: file:///path, or a path.")]
-FromOption = Annotated[str, typer.Option("--from", help="The store: file:///path, or a path.")]
-PlatformOption = Annotated[str, typer.Option("--platform", help="huggingface, modelscope or local (a folder).")]
+ToOption = Annotated[str, typer.Option("--to", help="The store: file:///path, or a path."), Completes("directory")]
+FromOption = Annotated[str, typer.Option("--from", help="The store: file:///path, or a path."), Completes("directory")]
+PlatformOption = Annotated[
+    str,
+    typer.Option("--platform", help="huggingface, modelscope or local (a folder)."),
+    Completes("choices:huggingface,modelscope,local"),
+]
 
 
 @app.command()
 def backup(
-    model: Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny.")],
+    model: Annotated[
+        str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny."), Completes("model")
+    ],
     to: ToOption,
     name: Annotated[str, typer.Option("--name", help="Name of the backup; the model's when left out.")] = "",
     tag: Annotated[str, typer.Option("--tag", help="Name this version for good.")] = "",
@@ -50,7 +57,7 @@ def backup(
 def restore(
     name: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@TAG; the newest version when left out.")],
     source: FromOption,
-    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make."), Completes("directory")],
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -98,7 +105,9 @@ def list_(
 
 @app.command()
 def upload(
-    model: Annotated[str, typer.Argument(help="The model; the newest of the store when left out.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="The model; the newest of the store when left out."), Completes("model")
+    ] = "",
     platform: PlatformOption = "huggingface",
     repo: Annotated[str, typer.Option("--repo", help="OWNER/NAME, NAME, or a folder for local.")] = "",
     dry_run: DryRunOption = False,
@@ -128,7 +137,7 @@ def upload(
 @app.command()
 def download(
     repo: Annotated[str, typer.Argument(help="OWNER/NAME, or a folder for local.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make."), Completes("directory")],
     platform: PlatformOption = "huggingface",
     revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit.")] = "",
     overwrite: OverwriteOption = False,
