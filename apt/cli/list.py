@@ -10,6 +10,7 @@ from apt.console import output
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.checkpoint.listing:ModelList")
 def list_models(
     directories: Annotated[
         list[Path] | None, typer.Argument(metavar="[DIRECTORY]...", help="Directories to list too.", show_default=False)

@@ -18,6 +18,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Plugins, by
 
 
 @app.command("list")
+@output.emits("apt.plugins.records:PluginList")
 def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show every plugin: its command, version, source and status, and what is missing.
 
@@ -31,6 +32,7 @@ def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginRecord")
 def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show all that is known of one plugin.
 
@@ -44,6 +46,7 @@ def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> No
 
 
 @app.command()
+@output.emits("apt.plugins.dependencies:InstallResult")
 def install(
     names: Annotated[
         list[str],
@@ -104,6 +107,7 @@ def _known(name: str) -> PluginRecord | None:
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginList")
 def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Make disabled plugins usable again.
 
@@ -116,6 +120,7 @@ def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginList")
 def disable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Keep plugins installed but unused; a plugin that cannot be loaded can be disabled too.
 

@@ -15,6 +15,7 @@ from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 OTHER_STEPS: Final = "200"
 
 
+@output.emits("apt.recipes.results:RunResult", "apt.recipes.results:Plan")
 def quickstart(
     model: Annotated[
         str, typer.Option(metavar="REF", help="A path, a name in the store, tiny, or hf:owner/name[@revision].")

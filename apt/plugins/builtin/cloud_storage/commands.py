@@ -16,6 +16,7 @@ PlatformOption = Annotated[str, typer.Option("--platform", help="huggingface, mo
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.backup:BackupResult")
 def backup(
     model: Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny.")],
     to: ToOption,
@@ -47,6 +48,7 @@ def backup(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.restore:RestoreResult")
 def restore(
     name: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@TAG; the newest version when left out.")],
     source: FromOption,
@@ -75,6 +77,7 @@ def restore(
 
 
 @app.command("list")
+@output.emits("apt.plugins.builtin.cloud_storage.restore:ListResult")
 def list_(
     source: FromOption,
     name: Annotated[str, typer.Argument(help="List this backup only.")] = "",
@@ -97,6 +100,7 @@ def list_(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.transfer:UploadResult")
 def upload(
     model: Annotated[str, typer.Argument(help="The model; the newest of the store when left out.")] = "",
     platform: PlatformOption = "huggingface",
@@ -126,6 +130,7 @@ def upload(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.transfer:DownloadResult")
 def download(
     repo: Annotated[str, typer.Argument(help="OWNER/NAME, or a folder for local.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make.")],

@@ -13,6 +13,7 @@ app = typer.Typer(help="Import models from a directory, the cache or a Hub, and 
 
 
 @app.command("import")
+@output.emits("apt.plugins.builtin.huggingface.importing:ImportResult")
 def import_(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="gpt2, owner/name[@revision], hf:…, ./dir or tiny.")],
     out: Annotated[Path | None, typer.Option("--output", "-o", help="The directory to make.")] = None,
@@ -60,6 +61,7 @@ def import_(
 
 
 @app.command("export")
+@output.emits("apt.plugins.builtin.huggingface.exporting:ExportResult")
 def export(
     model: Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny.")],
     repo: Annotated[str, typer.Option("--repo", help="OWNER/NAME, or NAME under the token's user.")],

@@ -15,6 +15,7 @@ ModelArgument = Annotated[str, typer.Argument(help="A path, a name in the store,
 
 
 @app.command("export")
+@output.emits("apt.plugins.builtin.ollama.results:ExportResult")
 def export(
     model: ModelArgument,
     output_path: Annotated[Path, typer.Option("--output", "-o", help="Directory that appears, whole or not at all.")],
@@ -56,6 +57,7 @@ def export(
 
 
 @app.command("verify")
+@output.emits("apt.plugins.builtin.ollama.results:VerifyResult")
 def verify(
     gguf: Annotated[Path, typer.Argument(help="The GGUF file, or the directory that the export wrote.")],
     model: Annotated[str, typer.Option("--model", "-m", help="The checkpoint that it was made of.")],

@@ -10,6 +10,9 @@ from apt.console.errors import UsageError
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
+@console.emits(
+    "apt.plugins.optional.distillation.results:DistillResult", "apt.plugins.optional.distillation.results:DistillPlan"
+)
 def distill(
     teacher: Annotated[str, typer.Option(metavar="MODEL", help="The model to learn from.")],
     student: Annotated[str, typer.Option(metavar="MODEL", help="The model to train; it is not changed.")],
