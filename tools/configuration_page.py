@@ -52,8 +52,8 @@ def page(plugins: set[str]) -> str:
         for component in sorted((c for c in components if c.kind == kind), key=lambda c: c.name):
             parts.append(_component(component))
     parts += [
-        "## Training config\n\nThe section `train`, which `distill` fills in from its options and keeps in its result.\n",
-        _options(TrainSection, "the section train"),
+        "## Training config\n\nThe section `train`; `distill` makes it of its options and keeps it in its result.\n",
+        options_table(TrainSection, "the section train"),
         *_recipes(),
         *_environment(),
     ]
@@ -65,10 +65,14 @@ def _component(component: Any) -> str:
     head = f"### `{component.name}`\n\n{component.summary[:1].upper()}{component.summary[1:]}. {owner}\n"
     if not component.schema:
         return f"{head}\nNo options of its own.\n"
-    return f"{head}\n{_options(component.load_schema(), f'{component.kind} {component.name}')}"
+    return f"{head}\n{options_table(component.load_schema(), f'{component.kind} {component.name}')}"
 
 
-def _options(model: Any, where: str) -> str:
+def options_table(model: Any, where: str) -> str:
+    """Return the options of a pydantic model as a table, and below it the objects that they hold.
+
+    :raises SystemExit: naming an option that is not described.
+    """
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     rows = ["| option | type | default | what it is |\n|---|---|---|---|\n"]
@@ -116,8 +120,12 @@ def _type(found: dict[str, Any]) -> str:
 
 
 def _limits(found: dict[str, Any]) -> str:
-    limits = [words.format(found[key]) for key, words in _LIMITS.items() if key in found]
+    limits = [words.format(_number(found[key])) for key, words in _LIMITS.items() if key in found]
     return f" ({', '.join(limits)})" if limits else ""
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _code(value: Any) -> str:

@@ -33,7 +33,7 @@ def backup(
 
     \b
     Examples:
-      apt_model cloud-storage backup tiny --to file:///backups
+      apt_model cloud-storage backup tiny --to ./backups
       apt_model cloud-storage backup ./pruned --to file:///mnt/drive/backups --name my-model --tag pruned
 
     \b
@@ -62,8 +62,8 @@ def restore(
 
     \b
     Examples:
-      apt_model cloud-storage restore tiny --from file:///backups -o ./tiny
-      apt_model cloud-storage restore my-model@2 --from file:///backups -o ./second
+      apt_model cloud-storage restore tiny --from ./backups -o ./tiny
+      apt_model cloud-storage restore my-model@2 --from ./backups -o ./second
 
     \b
     Exit codes: 0 restored and verified, 3 no such store or version, 4 a damaged store, 7 the output exists,
@@ -88,7 +88,7 @@ def list_(
 
     \b
     Examples:
-      apt_model cloud-storage list --from file:///backups
+      apt_model cloud-storage list --from ./backups
 
     \b
     Exit codes: 0 listed (damaged versions with their fault), 3 no such store or backup.
