@@ -50,19 +50,20 @@ class Whole:
     shown: InitVar[int] = 0
 
 
+words = st.sampled_from(["", "a", "你好", 'quoted "word"', "\n"])
 parts = st.builds(Part, share=st.floats(), where=st.none() | st.just(Path("a/b")))
 wholes = st.deferred(
     lambda: st.builds(
         Whole,
-        name=st.text(),
+        name=words,
         count=st.integers(),
         sound=st.booleans(),
         kind=st.sampled_from(["a", "b"]),
         colour=st.sampled_from(Colour),
         parts=st.lists(parts, max_size=3).map(tuple),
-        pair=st.tuples(st.integers(), st.text()),
-        by_name=st.dictionaries(st.text(), parts, max_size=2),
-        free=st.dictionaries(st.text(), st.integers() | st.none(), max_size=2),
+        pair=st.tuples(st.integers(), words),
+        by_name=st.dictionaries(words, parts, max_size=2),
+        free=st.dictionaries(words, st.integers() | st.none(), max_size=2),
         nested=st.none() | wholes,
     )
 )
