@@ -44,6 +44,8 @@ def own_commands() -> "tuple[list[CommandRecord], list[PluginRecord]]":
     data = build.build()
     own = {p.name for p in data.plugins if p.source.startswith("built-in")} | {""}
     host.refresh()
+    if unready := [f"{p.name} {p.reason}" for p in data.plugins if p.name in own and p.status != "ready"]:
+        raise SystemExit(f"the pages need every plugin of this package: {'; '.join(unready)}")
     return [c for c in data.commands if c.plugin in own], [p for p in data.plugins if p.name in own]
 
 

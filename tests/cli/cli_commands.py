@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -26,30 +27,31 @@ class Leaf(NamedTuple):
         return " ".join(self.words)
 
 
-@functools.cache
-def commands() -> tuple[str, ...]:
-    """The names of all commands, whatever the user has installed beside this package."""
+@contextmanager
+def _empty_home() -> Iterator[None]:
+    """Leave out of sight what the user has installed beside this package."""
     with tempfile.TemporaryDirectory() as home, patch.dict(os.environ, APT_HOME=home, APT_NO_CACHE="1"):
+        host.refresh()
+        yield
+        host.refresh()
+
+
+@functools.cache
+def commands() -> dict[str, str]:
+    """All commands of this package by name, each with the reason why it cannot be used here; empty where it can."""
+    with _empty_home():
         data = build.build()
-    own = {p.name for p in data.plugins if p.source.startswith("built-in")} | {""}
-    return tuple(c.name for c in data.commands if c.plugin in own)
-
-
-def leaves(name: str) -> list[Leaf]:
-    """A command's subcommands; itself where it has none."""
-    record = host.current().data.command(name)
-    assert record is not None, f"no plugin brings {name}"
-    return list(_walk(lazy.load_command(record), (name,)))
+    own = {p.name: "" if p.status == "ready" else p.reason for p in data.plugins if p.source.startswith("built-in")}
+    own[""] = ""  # the core
+    return {c.name: own[c.plugin] for c in data.commands if c.plugin in own}
 
 
 @functools.cache
-def all_leaves() -> tuple[Leaf, ...]:
-    """Every command and subcommand."""
-    with tempfile.TemporaryDirectory() as home, patch.dict(os.environ, APT_HOME=home, APT_NO_CACHE="1"):
-        host.refresh()
-        found = tuple(leaf for name in commands() for leaf in leaves(name))
-        host.refresh()
-    return found
+def leaves() -> tuple[Leaf, ...]:
+    """Every command and subcommand that can be used here."""
+    with _empty_home():
+        records = [host.current().data.command(name) for name, reason in commands().items() if not reason]
+        return tuple(leaf for record in records for leaf in _walk(lazy.load_command(record), (record.name,)))
 
 
 def _walk(command: Any, words: tuple[str, ...]) -> Iterator[Leaf]:

@@ -13,7 +13,7 @@ import pytest
 
 from apt.console.errors import ExitCode
 
-EXAMPLES = [(str(leaf), example) for leaf in cli_commands.all_leaves() for example in cli_commands.examples(leaf)]
+EXAMPLES = [(str(leaf), example) for leaf in cli_commands.leaves() for example in cli_commands.examples(leaf)]
 #: A finding about the machine is no fault of the example.
 FINDINGS = {"apt_model debug": ExitCode.CHECK_FAILED}
 
@@ -69,7 +69,7 @@ def test_example_runs(name: str, example: str, run_example: Callable) -> None:
 def test_every_command_is_held_against_its_schema() -> None:
     checked = {n for n, e in EXAMPLES if e not in cli_examples.ONCE and e.startswith("apt_model ")}
     checked |= {n for n, e in EXAMPLES if "--json" in e.split()}
-    assert checked == {str(leaf) for leaf in cli_commands.all_leaves()}
+    assert checked == {str(leaf) for leaf in cli_commands.leaves()}
 
 
 def test_the_tables_name_examples_that_exist() -> None:
