@@ -31,8 +31,8 @@ def run_example(cli: Callable, hub: Any, furniture, tmp_path: Path, monkeypatch:
         here = tmp_path / f"here-{number}"
         here.mkdir()
         monkeypatch.chdir(here)
-        monkeypatch.setenv("APT_HOME", str(here / "home"))
-        monkeypatch.setenv("HF_HOME", str(here / "hf-home"))
+        for variable in ("HOME", "APT_HOME", "HF_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+            monkeypatch.setenv(variable, str(here / variable.lower()))
         words = shlex.split(example.replace("{here}", str(here)))
         assert words[0] == "apt_model", f"{example}: not a call of apt_model, and not in cli_examples.SUBSTITUTES"
         furniture.furnish(words[1:], here, hub)
