@@ -4,6 +4,7 @@
 Python costs. So this file and :mod:`apt.plugins.index` import nothing beyond what the interpreter has loaded anyway.
 """
 
+import os
 import sys
 
 #: What the index holds a ready text for, by the arguments that ask for it.
@@ -23,15 +24,25 @@ def main() -> int:
         from apt_model import __version__
 
         text = f"apt_model {__version__}"
-    elif arguments in _READY:
+    elif arguments in _READY and not os.environ.get("APT_SAFE_MODE"):
         from apt.plugins import index
 
-        text = index.ready_text(_READY[arguments])
+        text = index.ready_text(_READY[arguments]) or _built(_READY[arguments])
     if text is not None and _say(text):
         return 0
     from apt.cli.main import main as run
 
     return run(list(arguments))
+
+
+def _built(section: str) -> str | None:
+    """Build the index and return a section of it; ``None`` when that fails, and the full path is to tell why."""
+    from apt.plugins import build
+
+    try:
+        return build.sections(build.build())[section]
+    except Exception:  # whatever it is, the command that asks again tells it in one line
+        return None
 
 
 def _say(text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 READ: Final = {
     "APT_HOME": "Directory of the store, the plugins and what is disabled; `~/.apt_model` when absent.",
     "APT_NO_CACHE": "Any value: the index of plugins is built at every start and not kept.",
+    "APT_SAFE_MODE": "Any value: plugins of others are left out, as by `apt_model --safe-mode`.",
     "APT_DEBUG": "Any value: an error is shown with its traceback.",
     "HF_ENDPOINT": "The Hub; `https://huggingface.co` when absent.",
     "HF_HUB_OFFLINE": "`1`, `ON`, `YES` or `TRUE`: no Hub is asked; models come from its cache.",
@@ -34,9 +35,10 @@ OF_LIBRARIES: Final = {
 def read_in(*directories: Path) -> dict[str, list[str]]:
     """Return the variables that the code below directories reads, each with the places."""
     found: dict[str, list[str]] = {}
-    for path in (p for directory in directories for p in sorted(directory.rglob("*.py"))):
-        for line, name in reads(path.read_text(encoding="utf-8")):
-            found.setdefault(name, []).append(f"{path}:{line}")
+    for directory in directories:
+        for path in sorted(directory.rglob("*.py")):
+            for line, name in reads(path.read_text(encoding="utf-8")):
+                found.setdefault(name, []).append(f"{path.relative_to(directory.parent)}:{line}")
     return found
 
 

@@ -84,10 +84,11 @@ def _helps(command: Any, words: str) -> Iterator[tuple[str, str, bool]]:
 
 def hooks_page() -> str:
     """Return the reference of all hooks: signature and docstring."""
-    from apt.plugins import hooks, hookspecs
+    from apt.plugins import hookspecs
+    from apt.plugins.core import HOOKS
 
     parts = [f"# Hooks\n\nGenerated from `apt/plugins/hookspecs.py` by `make docs`.\n\n{_markdown(hookspecs)}\n"]
-    for name in hooks.names():
+    for name in HOOKS:
         function = getattr(hookspecs.HookSpecs, name)
         source = inspect.getsource(function)
         signature = source[source.index("def ") : source.index('"""')].split("#")[0].rstrip()

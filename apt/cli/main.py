@@ -8,6 +8,7 @@ from typing import Final
 
 from apt.console import output
 from apt.console.errors import AptError, ExitCode, NotFoundError, UsageError, explain
+from apt.console.table import Table
 from apt.plugins import host as hosts
 from apt.plugins.core import LEGACY_COMMANDS
 from apt_model import __version__
@@ -45,6 +46,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    words, traced = _globals(words)
+    try:
+        return _dispatch(words)
+    finally:
+        if traced:
+            for table in hosts.current().hook_costs() or [Table("", ("hooks",), [("no hook of a plugin was called",)])]:
+                output.note(output.format_table(table))
+
+
+def _globals(words: list[str]) -> tuple[list[str], bool]:
+    """Take the options before the command that concern plugins; they are no business of the command."""
+    rest, traced = list(words), False
+    while rest and rest[0] in ("--safe-mode", "--trace-hooks"):
+        if rest.pop(0) == "--safe-mode":
+            os.environ["APT_SAFE_MODE"] = "1"  # for the processes that the command starts, too
+        else:
+            traced = True
+    return rest, traced
+
+
+def _dispatch(words: list[str]) -> int:
     if "--json" in words:  # also an error before the command has read its options is told as JSON
         output.configure(json=True)
     if not words:

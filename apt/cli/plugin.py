@@ -83,7 +83,7 @@ def install(
     output.emit(dependencies.install(plugins, requirements, dry_run=dry_run))
     for name in plugins:
         record = host.load().plugin(name)
-        if not dry_run and record.status != "ready":
+        if not dry_run and not record.usable:
             output.warn(f"plugin {name} is not ready: {record.reason}; mend it with: {record.mend}")
 
 

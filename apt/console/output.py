@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -135,6 +136,23 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Tell something that the user should know, on stderr; shown even when quiet."""
     _write(sys.stderr, f"warning: {text}")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Let nothing be printed, by Python or by native code: for importing what others wrote."""
+    saved = []
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        for descriptor in (1, 2):
+            with suppress(OSError):  # closed by the caller: nothing to silence
+                saved.append((descriptor, os.dup(descriptor)))
+                os.dup2(nowhere.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            for descriptor, kept in saved:
+                os.dup2(kept, descriptor)
+                os.close(kept)
 
 
 def fail(error: AptError) -> None:

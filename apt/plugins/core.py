@@ -48,7 +48,11 @@ HOOKS: Final = (
     "on_training_step",
     "on_training_end",
     "diagnostics",
+    "information",
 )
+
+#: Hooks that are called while commands run; the others declare.
+EVENTS: Final = HOOKS[2:]
 
 #: Commands of the documents that this project grew from → the plugin and the words that stand for them now.
 LEGACY_COMMANDS: Final = {

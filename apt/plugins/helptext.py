@@ -16,6 +16,8 @@ model. A MODEL is a directory, a name in the store (`apt_model list`), `tiny`
 _TAIL = """\
 Options:
   --version             Show the version.
+  --safe-mode           Before a command: run it without plugins of others.
+  --trace-hooks         Before a command: tell what hooks of plugins cost.
   --install-completion  Install completion for the current shell.
   --show-completion     Show the completion script.
   --help                Show this text; after a command, its options.
@@ -35,7 +37,7 @@ _WIDTH = 79
 def render(commands: Iterable[CommandRecord], plugins: Iterable[PluginRecord]) -> str:
     """Lay out the help of the root."""
     commands = list(commands)
-    usable = {p.name for p in plugins if p.status == "ready"} | {""}
+    usable = {p.name for p in plugins if p.usable} | {""}
     column = min(24, max((len(c.name) for c in commands), default=0))
     parts = [_HEAD]
     for section in SECTIONS:
@@ -45,7 +47,7 @@ def render(commands: Iterable[CommandRecord], plugins: Iterable[PluginRecord]) -
     lines = [
         _line(name, f"{plugin.reason}; mend it with: {plugin.mend}", column)
         for plugin in plugins
-        if plugin.status in ("incomplete", "broken")
+        if not plugin.usable and plugin.status != "disabled"
         for name in (plugin.commands or (plugin.name,))
     ]
     if lines:
