@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
-from apt.checkpoint.sizes import TensorGroup, display_name, open_model, sums_by_key, tensor_groups
+from apt.checkpoint.sizes import Format, TensorGroup, display_name, open_model, sums_by_key, tensor_groups
 from apt.checkpoint.tokenizer_facts import TokenizerFacts, gguf_tokenizer, read_tokenizer
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.console.table import Table
@@ -24,7 +24,6 @@ KV_BYTES_PER_VALUE: Final = 2
 class ModelFacts:
     """What ``info`` tells. Sizes that the files do not state, or that no descriptor explains, are ``None``.
 
-    :param format: ``safetensors`` or ``gguf``.
     :param parameters: elements of all stored tensors; a tied head that is not stored counts once.
     :param kv_groups: query heads that share one KV head.
     :param kv_bytes_per_token: bytes that a token adds to a full fp16 KV cache.
@@ -37,7 +36,7 @@ class ModelFacts:
 
     name: str
     path: Path
-    format: str
+    format: Format
     architecture: str
     parameters: int
     parameters_by_component: dict[str, int]

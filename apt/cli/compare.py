@@ -11,6 +11,7 @@ from apt.console.errors import UsageError
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.evaluation.results:CompareResult")
 def compare(
     models: Annotated[
         list[str],

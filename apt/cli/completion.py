@@ -9,6 +9,7 @@ from apt.console.completes import Completes
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
+@output.emits("apt.plugins.completion_scripts:Script", "apt.plugins.completion_scripts:Installed")
 def completion(
     shell: Annotated[
         str | None,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apt.evaluation.environment import PluginCheck, PluginState
 
 
+@output.emits("apt.evaluation.environment:Environment", "apt.checkpoint.diagnosis:Diagnosis")
 def debug(
     model: Annotated[
         str | None,

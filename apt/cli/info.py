@@ -11,6 +11,7 @@ from apt.console.typer_options import JsonOption, QuietOption
 from apt.plugins import host
 
 
+@output.emits("apt.checkpoint.facts:ModelFacts")
 def info(
     model: ModelArgument,
     json: JsonOption = False,

@@ -14,6 +14,7 @@ import functools
 import inspect
 import textwrap
 import time
+import typing
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 import typer.main
+import typer.models
 
 from apt.console.errors import NotFoundError
 from apt.plugins import host as hosts
@@ -177,6 +179,7 @@ def _tell_hooks(command: Any, words: str) -> None:
     function = command.callback
     if function is None:
         return
+    _keep_argument_help(command, function)
 
     @functools.wraps(function)
     def told(*arguments: Any, **options: Any) -> Any:
@@ -197,6 +200,20 @@ def _tell_hooks(command: Any, words: str) -> None:
             host.fire("after_operation", operation=words, options=options, seconds=seconds, error=error)
 
     command.callback = told
+
+
+def _keep_argument_help(command: Any, function: Callable[..., Any]) -> None:
+    """Give arguments the help that they were declared with.
+
+    Click 8.5 has a help of its own for arguments, and sets it to nothing over the one that Typer 0.25 has set; it also
+    has a section for them, beside Typer's.
+    """
+    arguments = [p for p in command.params if p.param_type_name == "argument" and not p.help]
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True) if arguments else {}
+    for argument in arguments:
+        declared = getattr(hints.get(argument.name), "__metadata__", ())
+        argument.help = next((d.help for d in declared if isinstance(d, typer.models.ArgumentInfo)), None)
+        command.format_arguments = lambda ctx, formatter: None
 
 
 def _with_examples(text: str) -> str:

@@ -11,6 +11,7 @@ from apt.console.completes import Completes
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.checkpoint.listing:ModelList")
 def list_models(
     directories: Annotated[
         list[Path] | None,

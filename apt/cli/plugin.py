@@ -23,6 +23,7 @@ EnabledNames = Annotated[list[str], _NAMES, Completes("plugin:enabled")]
 
 
 @app.command("list")
+@output.emits("apt.plugins.records:PluginList")
 def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show every plugin: its command, version, source and status, and what is missing.
 
@@ -36,6 +37,7 @@ def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginRecord")
 def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show all that is known of one plugin.
 
@@ -49,6 +51,7 @@ def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> No
 
 
 @app.command()
+@output.emits("apt.plugins.dependencies:InstallResult")
 def install(
     names: Annotated[
         list[str],
@@ -110,6 +113,7 @@ def _known(name: str) -> PluginRecord | None:
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginList")
 def enable(names: DisabledNames, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Make disabled plugins usable again.
 
@@ -122,6 +126,7 @@ def enable(names: DisabledNames, json: JsonOption = False, quiet: QuietOption = 
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginList")
 def disable(names: EnabledNames, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Keep plugins installed but unused; a plugin that cannot be loaded can be disabled too.
 

@@ -16,6 +16,7 @@ from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 OTHER_STEPS: Final = "200"
 
 
+@output.emits("apt.recipes.results:RunResult", "apt.recipes.results:Plan")
 def quickstart(
     model: Annotated[
         str,

@@ -14,6 +14,7 @@ from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 ForceOption = Annotated[bool, typer.Option("--force", help="Run every step, also what is done and unchanged.")]
 
 
+@output.emits("apt.recipes.results:RunResult", "apt.recipes.results:Plan")
 def run(
     recipe: Annotated[
         str,

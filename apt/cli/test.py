@@ -11,6 +11,7 @@ from apt.console.errors import ExitCode
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.evaluation.results:TestResult")
 def test(
     model: ModelArgument,
     text: Annotated[

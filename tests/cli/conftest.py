@@ -1,5 +1,6 @@
-"""Running the command line in this process."""
+"""Running the command line in this process; makes ``cli_commands`` and ``cli_examples`` importable."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from apt.cli.main import main
 from apt.console import output
 from apt.plugins import host
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 class Ran(NamedTuple):
     code: int
@@ -18,11 +21,11 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
-    """Run the command line with the given words and return exit code, stdout and stderr."""
+def cli(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    """Run the command line with the given words; stdout and stderr also hold what native libraries write."""
 
     def run(*words: str | Path) -> Ran:
-        capsys.readouterr()
+        capfd.readouterr()
         host.refresh()  # each call is a process of its own
         try:
             code = main([str(w) for w in words])
@@ -30,7 +33,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
             code = raised.code if isinstance(raised.code, int) else 1
         finally:
             output.configure()
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         return Ran(code, captured.out, captured.err)
 
     yield run

@@ -21,6 +21,7 @@ PlatformOption = Annotated[
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.backup:BackupResult")
 def backup(
     model: Annotated[
         str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny."), Completes("model")
@@ -39,7 +40,7 @@ def backup(
 
     \b
     Examples:
-      apt_model cloud-storage backup tiny --to file:///backups
+      apt_model cloud-storage backup tiny --to ./backups
       apt_model cloud-storage backup ./pruned --to file:///mnt/drive/backups --name my-model --tag pruned
 
     \b
@@ -54,6 +55,7 @@ def backup(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.restore:RestoreResult")
 def restore(
     name: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@TAG; the newest version when left out.")],
     source: FromOption,
@@ -67,8 +69,8 @@ def restore(
 
     \b
     Examples:
-      apt_model cloud-storage restore tiny --from file:///backups -o ./tiny
-      apt_model cloud-storage restore my-model@2 --from file:///backups -o ./second
+      apt_model cloud-storage restore tiny --from ./backups -o ./tiny
+      apt_model cloud-storage restore my-model@2 --from ./backups -o ./second
 
     \b
     Exit codes: 0 restored and verified, 3 no such store or version, 4 a damaged store, 7 the output exists,
@@ -82,6 +84,7 @@ def restore(
 
 
 @app.command("list")
+@output.emits("apt.plugins.builtin.cloud_storage.restore:ListResult")
 def list_(
     source: FromOption,
     name: Annotated[str, typer.Argument(help="List this backup only.")] = "",
@@ -92,7 +95,7 @@ def list_(
 
     \b
     Examples:
-      apt_model cloud-storage list --from file:///backups
+      apt_model cloud-storage list --from ./backups
 
     \b
     Exit codes: 0 listed (damaged versions with their fault), 3 no such store or backup.
@@ -104,6 +107,7 @@ def list_(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.transfer:UploadResult")
 def upload(
     model: Annotated[
         str, typer.Argument(help="The model; the newest of the store when left out."), Completes("model")
@@ -135,6 +139,7 @@ def upload(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.transfer:DownloadResult")
 def download(
     repo: Annotated[str, typer.Argument(help="OWNER/NAME, or a folder for local.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make."), Completes("directory")],

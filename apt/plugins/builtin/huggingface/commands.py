@@ -14,6 +14,7 @@ app = typer.Typer(help="Import models from a directory, the cache or a Hub, and 
 
 
 @app.command("import")
+@output.emits("apt.plugins.builtin.huggingface.importing:ImportResult")
 def import_(
     source: Annotated[
         str,
@@ -67,6 +68,7 @@ def import_(
 
 
 @app.command("export")
+@output.emits("apt.plugins.builtin.huggingface.exporting:ExportResult")
 def export(
     model: Annotated[
         str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny."), Completes("model")

@@ -18,6 +18,7 @@ ModelArgument = Annotated[
 
 
 @app.command("export")
+@output.emits("apt.plugins.builtin.ollama.results:ExportResult")
 def export(
     model: ModelArgument,
     output_path: Annotated[
@@ -65,6 +66,7 @@ def export(
 
 
 @app.command("verify")
+@output.emits("apt.plugins.builtin.ollama.results:VerifyResult")
 def verify(
     gguf: Annotated[Path, typer.Argument(help="The GGUF file, or the directory that the export wrote.")],
     model: Annotated[

@@ -11,6 +11,9 @@ from apt.console.errors import UsageError
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
+@console.emits(
+    "apt.plugins.optional.distillation.results:DistillResult", "apt.plugins.optional.distillation.results:DistillPlan"
+)
 def distill(
     teacher: Annotated[str, typer.Option(metavar="MODEL", help="The model to learn from."), Completes("model")],
     student: Annotated[

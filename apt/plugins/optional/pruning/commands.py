@@ -10,6 +10,7 @@ from apt.console.completes import Completes
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
+@output.emits("apt.plugins.optional.pruning.result:PruneResult", "apt.plugins.optional.pruning.result:PrunePreview")
 def prune(
     model: Annotated[
         str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny."), Completes("model")
