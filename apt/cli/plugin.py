@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from apt.cli.plugin_new import new
 from apt.console import output
 from apt.console.errors import NotFoundError
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
@@ -125,3 +126,6 @@ def disable(names: Names, json: JsonOption = False, quiet: QuietOption = False) 
     """
     output.configure(json=json, quiet=quiet)
     output.emit(host.set_enabled(names, enabled=False))
+
+
+app.command()(new)
