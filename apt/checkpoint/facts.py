@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ class ModelFacts:
     :param tied_stored: whether the files hold no head of its own.
     :param lineage: operation, parent and date of a checkpoint that was made here.
     :param notes: what qualifies a figure.
+    :param from_plugins: what plugins add, by what they call it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ModelFacts:
     licence: str | None
     lineage: dict[str, Any] | None
     notes: tuple[str, ...]
+    from_plugins: dict[str, str] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
         """Return the facts, the parameters by component and what qualifies them."""
@@ -79,6 +81,7 @@ class ModelFacts:
             *self._tokenizer_rows(),
             ("licence", self.licence or "not stated"),
             ("made by", _lineage_line(self.lineage)),
+            *self.from_plugins.items(),
         ]  # fmt: skip
         parts = [[part, format_count(n), self._share(n)] for part, n in self.parameters_by_component.items()]
         tables = [Table(self.name, ("fact", "value"), [list(row) for row in rows])]

@@ -36,7 +36,7 @@ class Watch:
     newest_ns: int = 0
 
     def add(self, path: str | Path) -> None:
-        """Take a path's stamp; a path that ends in ``/`` stands for the names in a directory."""
+        """Take a path's stamp; see :func:`apt.plugins.index.stamp`."""
         text = str(path)
         if text in self.stamps:
             return
@@ -105,7 +105,7 @@ def _builtin(watch: Watch) -> Iterator[Found]:
 def _dropins(watch: Watch) -> Iterator[Found]:
     directory = Path(index.plugin_directory())
     watch.add(f"{directory}/")
-    watch.add(directory)
+    watch.add(f"{directory}/.")
     try:
         entries = sorted(directory.iterdir())
     except OSError:

@@ -62,9 +62,13 @@ def stamp(path: str) -> int:
 
     The change time of an inode covers its content, mode and owner; the inode, a file that was put in its place. A
     path that ends in ``/`` stands for the names in that directory, bytecode caches left out: Python writes those by
-    itself. Tuples of numbers hash alike in every process of one Python.
+    itself; one that ends in ``/.`` for who may write there. Tuples of numbers hash alike in every process of one
+    Python.
     """
     try:
+        if path.endswith("/."):
+            s = os.stat(path)
+            return hash((s.st_mode, s.st_uid, s.st_gid))
         if path.endswith("/"):
             names = sorted(n for n in os.listdir(path) if n != "__pycache__" and not n.startswith("."))
             return zlib.crc32(_encode("/".join(names)))
