@@ -1,9 +1,9 @@
 """Fixtures shared by all tests: small models made on the spot, a home of their own for every test."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -85,3 +85,34 @@ def apt_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return home
+
+
+class Ran(NamedTuple):
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    """Run the command line in this process with the given words and return exit code, stdout and stderr."""
+    from apt.cli.main import main
+    from apt.console import output
+    from apt.plugins import host
+
+    def run(*words: str | Path) -> Ran:
+        capsys.readouterr()
+        host.refresh()  # each call is a process of its own
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as raised:
+            code = raised.code if isinstance(raised.code, int) else 1
+        finally:
+            output.configure()
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    yield run
+    host.refresh()
