@@ -101,3 +101,13 @@ def test_static_facts_are_what_the_class_registers(copied: Path) -> None:
         registered = describe(load_class(foreign[name].target))
         assert foreign[name].facts == {field: registered[field] for field in foreign[name].facts}
         assert {"name", "version", "author", "description", "class", "hooks", "components"} <= set(foreign[name].facts)
+
+
+def test_broken_one_can_be_disabled(copied: Path, cli: Callable[..., Any]) -> None:
+    assert "\n  too-new " in cli("--help").out
+    assert cli("plugin", "disable", "too-new").code == 0
+    found = listed(cli)["too-new"]
+    assert (found["status"], found["mend"]) == ("disabled", "apt_model plugin enable too-new")
+    assert "\n  too-new " not in cli("--help").out
+    assert cli("plugin", "enable", "too-new").code == 0
+    assert listed(cli)["too-new"]["status"] == "broken"
