@@ -81,7 +81,8 @@ class Environment:
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in its home."""
-        command = [self.binaries / words[0], *words[1:]]
+        own = self.binaries / words[0]
+        command = [own if own.exists() else words[0], *words[1:]]
         return subprocess.run(
             command, cwd=cwd or self.home, env=self.variables, capture_output=True, text=True, check=False
         )

@@ -51,6 +51,8 @@ def test_package_passes_its_own_tests_and_works_from_its_wheel(fresh: Any) -> No
     shown = json.loads(done(fresh.run("apt_model", "my-decay", "--steps", "9", "--points", "2", "--json")))
     assert (shown["steps"], shown["factors"]) == ([0, 8], [1.0, pytest.approx(1 / 3)])
     assert json.loads(done(fresh.run("apt_model", "plugin", "info", "my-decay", "--json")))["status"] == "ready"
+    offered = "from apt.plugins import host; print(*host.load().command('my-decay').options)"
+    assert done(fresh.run("python", "-c", offered)) == "--steps= --points= --warmup-share= --json --quiet\n"
     use = "component = host.registry().get('scheduler', 'my-decay-inverse-sqrt'); print(component.load().__module__)"
     printed = done(fresh.run("python", "-c", f"from apt.plugins import host; {use}"))
     assert printed == "apt_model_my_decay.schedules\n"
