@@ -11,7 +11,7 @@ from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption,
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and dashes; also its command's name.")],
+    name: Annotated[str, typer.Argument(help="Letters, digits and dashes; also its command's name.")],
     output_path: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory that appears; ./NAME when absent.")
     ] = None,

@@ -7,6 +7,7 @@ a :class:`string.Template`.
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +132,8 @@ def create_package(
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(plan.fill(template))
     where = str(plan.target)
-    install = where if where.startswith(("/", ".", "~")) else f"./{where}"
-    return plan.result(files, (f"apt_model plugin install {install}",), dry_run=dry_run)
+    install = where if where.startswith(("/", ".")) else f"./{where}"
+    return plan.result(files, (f"apt_model plugin install {shlex.quote(install)}",), dry_run=dry_run)
 
 
 def create_dropin(

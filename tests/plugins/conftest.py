@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,7 +116,7 @@ def fresh(tmp_path: Path) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def type_check(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def type_check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """Run mypy on files beside the package, as strict as ``mypy --strict`` for them.
 
     The cache of ``make types`` is copied where there is one: without it, mypy reads all that the package imports.
@@ -134,4 +135,5 @@ def type_check(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpro
         variables = {**os.environ, "MYPYPATH": "."}
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
-    return run
+    yield run
+    shutil.rmtree(cache, ignore_errors=True)  # a hundred MiB, which pytest would keep
