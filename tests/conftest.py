@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -111,3 +111,34 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield server
+
+
+class Ran(NamedTuple):
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    """Run the command line in this process; stdout and stderr also hold what native libraries write."""
+    from apt.cli.main import main
+    from apt.console import output
+    from apt.plugins import host
+
+    def run(*words: str | Path) -> Ran:
+        capfd.readouterr()
+        host.refresh()  # each call is a process of its own
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as raised:
+            code = raised.code if isinstance(raised.code, int) else 1
+        finally:
+            output.configure()
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    yield run
+    host.refresh()

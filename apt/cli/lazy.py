@@ -89,19 +89,16 @@ def load_command(record: CommandRecord) -> Any:
 
     :raises AptError: when its plugin is not ready.
     """
-    host = hosts.current()
-    if record.plugin:
-        host.activate(host.data.plugin(record.plugin))
-    target = load_target(record.target) if record.target else host.callable_of(record)
+    target = hosts.current().target_of(record)
     command: Any
-    if isinstance(target, typer.Typer):
-        command = typer.main.get_group(target)
-    elif record.target:
-        application = typer.Typer(add_completion=False)
-        application.command(name=record.name)(target)
-        command = typer.main.get_command(application)
-    else:
+    if callable(target):
         command = _namespace_command(record, target)
+    elif isinstance(found := load_target(target), typer.Typer):
+        command = typer.main.get_group(found)
+    else:
+        application = typer.Typer(add_completion=False)
+        application.command(name=record.name)(found)
+        command = typer.main.get_command(application)
     command.name = record.name
     _tell_hooks(command, record.name)
     return command

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from apt.cli.plugin_new import new
 from apt.console import output
 from apt.console.completes import Completes
 from apt.console.errors import NotFoundError
@@ -136,3 +137,6 @@ def disable(names: EnabledNames, json: JsonOption = False, quiet: QuietOption = 
     """
     output.configure(json=json, quiet=quiet)
     output.emit(host.set_enabled(names, enabled=False))
+
+
+app.command()(new)

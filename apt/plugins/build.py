@@ -105,7 +105,8 @@ class _Builder:
         """Return a plugin's record and what it declares, judged by itself."""
         facts = {"commands": [], "components": [], "hooks": [], **found.facts}
         record = _record(found, facts)
-        reason = ""
+        missing: list[str] = []
+        reason = fault = ""
         try:
             if found.fault:
                 raise BadInputError(found.fault)
@@ -114,9 +115,11 @@ class _Builder:
             _check(record, facts)
             missing = dependencies.missing(record.required_dependencies)
         except AptError as error:
-            return _not_ready(record, "broken", str(error)), facts
+            fault = str(error)
         if record.name in self._disabled:
             return _not_ready(record, "disabled", "disabled by the user"), facts
+        if fault:
+            return _not_ready(record, "broken", fault), facts
         if missing:
             record = dataclasses.replace(record, missing=tuple(missing))
             return _not_ready(record, "incomplete", f"needs {', '.join(missing)}"), facts
@@ -141,8 +144,10 @@ class _Builder:
         if verdict is None or verdict.seal != seal:
             return facts, record, ""
         if not verdict.reason:
-            # What the class leaves open is as the distribution says.
+            # What the class leaves open is as the distribution says; the options of commands only a manifest tells.
+            options = {c["name"]: c.get("options", ()) for c in facts["commands"]}
             facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
+            facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
             _record(found, facts),
             sha256=seal.sha256,

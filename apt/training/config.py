@@ -91,7 +91,8 @@ def _parse_section(path: str, value: Any, kind: str, registry: Registry) -> Any:
         component = registry.get(kind, value["name"])
     except NotFoundError as error:
         raise UsageError(f"{path}.name: {error.message}", hint=error.hint) from None
-    return _validate(component.load_schema(), dict(value), path)
+    component = component.admitted()
+    return _validate(component.load_schema() if component.schema else Section, dict(value), path)
 
 
 def _validate(schema: type[BaseModel], values: Mapping[str, Any], path: str) -> Any:

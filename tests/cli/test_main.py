@@ -151,8 +151,8 @@ def test_hooks_are_told_of_a_command(apt_home: Path, cli: Callable) -> None:
         "    def before_operation(self, operation, options): print('before', operation, list(options['names']))\n"
         "    def after_operation(self, operation, seconds, error): print('after', operation, seconds >= 0, error)\n"
     )
-    out = cli("plugin", "disable", "nonsense").out
-    assert out.startswith(
+    told = cli("plugin", "disable", "nonsense").err  # stdout is the command's
+    assert told.startswith(
         "before plugin disable ['nonsense']\nafter plugin disable True no plugin is called 'nonsense'"
     )
 

@@ -103,22 +103,3 @@ def test_install_gives_pip_no_name_that_was_meant_for_a_plugin(
     ran = cli("plugin", "install", name)
     assert ran.code == 3
     assert "is not part of this version" in ran.err or "did you mean" in ran.err
-
-
-def test_template_of_a_plugin_works(cli: Callable, apt_home: Path) -> None:
-    source = Path(__file__).parents[2] / "apt" / "plugins" / "community" / "template" / "my_plugin.py"
-    (apt_home / "plugins").mkdir(parents=True)
-    (apt_home / "plugins" / "my_plugin.py").write_bytes(source.read_bytes())
-    assert cli("my-command", "--name", "you").out == "hello you\n"
-    shown = json.loads(cli("plugin", "info", "my-plugin", "--json").out)
-    assert (shown["components"], shown["hooks"]) == (
-        ["scheduler my-constant"],
-        ["diagnostics", "register_commands", "register_components"],
-    )
-
-
-def test_plugin_of_the_guide_works(cli: Callable, apt_home: Path) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
-    (apt_home / "plugins").mkdir(parents=True)
-    (apt_home / "plugins" / "greet.py").write_text(guide.split("```python\n")[1].split("```")[0], encoding="utf-8")
-    assert cli("greet", "--name", "you").out == "hello you\n"

@@ -129,7 +129,7 @@ def test_command_of_a_callable(dropin: Dropin, plugin_source: Source) -> None:
     command = host.current().data.command("one-command")
     assert command is not None
     assert command.help == "Say hello."
-    assert callable(host.current().callable_of(command))
+    assert callable(host.current().target_of(command))
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def use_all() -> Counter[str]:
             counts["absent"] += 1
             continue
         try:
-            said = host.current().callable_of(command)(SimpleNamespace())
+            said = host.current().target_of(command)(SimpleNamespace())
         except AptError as error:
             assert "\n" not in str(error)
             counts["refused"] += 1
