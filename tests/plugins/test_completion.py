@@ -42,7 +42,7 @@ def bash(before: str, after: str = "") -> list[str]:
 
 def test_commands_are_those_that_can_be_used(dropin: Callable, plugin_source: Callable) -> None:
     dropin("good.py", plugin_source("good"))
-    dropin("bad.py", plugin_source("bad", top="import no_such_library"))
+    dropin("bad.py", plugin_source("bad", attributes="    api = 99"))
     assert {"info", "prune", "plugin", "completion", "good-command"} <= set(offered(""))
     assert "bad-command" not in offered("")
     host.set_enabled(["good", "model-pruning"], enabled=False)
@@ -114,11 +114,21 @@ def test_a_foreign_command_is_not_imported_and_takes_paths(
 ) -> None:
     marker = tmp_path / "imported"
     dropin("theirs.py", plugin_source("theirs", top=f"open({str(marker)!r}, 'a').write('x')"))
-    run("fish", "0", "")  # builds the index, and asks the plugin in a child process
-    marker.unlink()
     assert run("fish", "1", "theirs-command", "").stdout == "files\t\n"
     assert run("fish", "1", "theirs-command", "-").stdout == "none\t\n--help\tShow the options.\n"
     assert not marker.exists()
+
+
+def test_options_of_a_foreign_command_come_from_its_manifest(
+    dropin: Callable, plugin_source: Callable, apt_home: Path
+) -> None:
+    (apt_home / "plugins" / "theirs").mkdir(parents=True)
+    dropin("theirs/__init__.py", plugin_source("theirs"))
+    manifest = "[[plugin.commands]]\nname = 'theirs-command'\noptions = [{}]\n"
+    dropin("theirs/plugin.toml", manifest.format("'--loud', '--name=', '--type=f16,q8_0', '$(x) y', 'bare', '--a=b c'"))
+    assert offered("theirs-command", "-") == ["--loud", "--name", "--type", "--help"]
+    assert offered("theirs-command", "--type", "") == ["f16", "q8_0"]
+    assert offered("theirs-command", "--name", "") == []
 
 
 def test_models(apt_home: Path, tmp_path: Path) -> None:
