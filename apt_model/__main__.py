@@ -24,9 +24,13 @@ def main() -> int:
 
         text = f"apt_model {__version__}"
     elif arguments in _READY:
+        from apt import language
         from apt.plugins import index
 
-        text = index.ready_text(_READY[arguments])
+        section = _READY[arguments]
+        if language() != "en" and section != "list-json":  # JSON is the same in every language
+            section += f".{language()}"
+        text = index.ready_text(section)
     if text is not None and _say(text):
         return 0
     from apt.cli.main import main as run

@@ -12,6 +12,7 @@ os.environ["TYPER_USE_RICH"] = "0"
 
 import functools
 import inspect
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import typer
 import typer.core
 import typer.main
 
+from apt.console import output
 from apt.console.errors import NotFoundError
 from apt.plugins import host as hosts
 from apt.plugins.records import CommandRecord
@@ -67,7 +69,7 @@ class LazyGroup(typer.core.TyperGroup):
         from apt.plugins import helptext
 
         data = hosts.current().data
-        formatter.write(helptext.render(data.commands, data.plugins) + "\n")
+        formatter.write(helptext.render(data.commands, data.plugins, output.language_of(sys.stdout)) + "\n")
 
 
 def _nearest(word: str) -> str:
@@ -78,7 +80,8 @@ def _nearest(word: str) -> str:
 
 def _stub(record: CommandRecord) -> Any:
     application = typer.Typer(add_completion=False)
-    application.command(name=record.name, help=record.help, short_help=record.help)(lambda: None)
+    text = output.told(record.help, output.language_of(sys.stdout))
+    application.command(name=record.name, help=text, short_help=text)(lambda: None)
     return typer.main.get_command(application)
 
 
@@ -102,6 +105,11 @@ def load_command(record: CommandRecord) -> Any:
         command = _namespace_command(record, target)
     command.name = record.name
     _tell_hooks(command, record.name)
+    spoken = output.language_of(sys.stdout)
+    if spoken != "en":
+        from apt.cli import translated_help
+
+        translated_help.prepare(command, spoken)
     return command
 
 

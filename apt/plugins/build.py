@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from apt.console import output
+from apt.console import catalogue, output
 from apt.console.errors import AptError, BadInputError
 from apt.plugins import dependencies, helptext, index
 from apt.plugins.base import API
@@ -21,19 +21,16 @@ _OWN_SOURCES = ("base", "build", "core", "declare", "discovery", "helptext", "ho
 def build() -> IndexData:
     """Build the index and write it to the cache."""
     here = Path(__file__).parent
-    stamps = {str(p): index.stamp(str(p)) for p in [index.state_path(), *(here / f"{n}.py" for n in _OWN_SOURCES)]}
+    sources = [index.state_path(), catalogue.path("zh-CN"), *(here / f"{n}.py" for n in _OWN_SOURCES)]
+    stamps = {str(p): index.stamp(str(p)) for p in sources}
     found = find(stamps)
     data = _Builder(_previous_trials()).build(found)
     listing = PluginList(index.plugin_directory(), data.plugins)
-    index.write(
-        stamps,
-        {
-            "help": helptext.render(data.commands, data.plugins),
-            "list": "\n\n".join(output.format_table(t) for t in listing.tables()),
-            "list-json": output.to_json(listing),
-            "data": data.to_json(),
-        },
-    )
+    sections = {"list-json": output.to_json(listing), "data": data.to_json()}
+    for language, mark in (("en", ""), ("zh-CN", ".zh-CN")):
+        sections[f"help{mark}"] = helptext.render(data.commands, data.plugins, language)
+        sections[f"list{mark}"] = "\n\n".join(output.format_table(t, language) for t in listing.tables())
+    index.write(stamps, sections)
     return data
 
 

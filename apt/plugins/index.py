@@ -15,7 +15,7 @@ import zlib
 from apt_model import __version__
 
 #: Change with the layout of the file or of the records in it.
-FORMAT = "2"
+FORMAT = "3"
 _MAGIC = b"apt-index " + FORMAT.encode() + b" "
 _KEEP_SECONDS = 30 * 86400
 
@@ -82,7 +82,7 @@ def _decode(data: bytes) -> str:
 
 
 def ready_text(section: str) -> str | None:
-    """Return a section of the index (``help``, ``list``, ``list-json``, ``data``); ``None`` when it is not current."""
+    """Return a section of the index (``help``, ``list``, both with ``.zh-CN`` too, ``list-json``, ``data``); ``None`` when it is not current."""
     return _read(section, current=True)
 
 
