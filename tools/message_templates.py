@@ -14,15 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from apt.plugins.helptext import blocks
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 #: Files without messages of the command line: scripts among the assets, the HTML page, and child processes.
 _LEFT_OUT: Final = ("assets", "report/page", "report/svg", "report/views", "report/sections", "report/charts")
 
+#: Files in which a text of several lines is a page of help.
+_PAGES: Final = ("plugins/helptext",)
+
 #: Calls whose texts are shown, however short they are.
 _SINKS: Final = {
     *("Table", "note", "warn", "warning", "error", "problem", "Problem", "Finding", "Check", "check", "progress"),
-    *("CommandRecord", "add_command", "KeptTensor", "PlannedStep", "ReferenceFault", "ConditionFault"),
+    *("CommandRecord", "add_command", "Component", "add_component", "KeptTensor", "PlannedStep", "ReferenceFault", "ConditionFault"),
 }
 #: Keywords whose texts are shown, whatever is called.
 _KEYWORDS: Final = {"hint", "help", "label", "unit", "reason", "because"}
@@ -33,6 +38,11 @@ _CODE_CALLS: Final = {
     *("AssertionError", "add_argument", "Literal", "TypeVar", "import_module", "open", "struct", "replace", "cast"),
 }
 _WORDS: Final = re.compile(r"[A-Za-z]{2,}[,;:]? +(\{\w+\S*\} +)?[A-Za-z]{2,}|[a-z]{3,} \{|\} [a-z]{3,}|: [a-z]{3,}")
+#: Texts that are no language: targets, file names, codes of faults, command lines.
+_CODE: Final = re.compile(
+    r"[\w.{}]+:[\w.]+|\S*\.(json|py|jinja|txt|npz|tokens)|[a-z0-9]+(-[a-z0-9]+)+|apt_model [a-z-]+( .*)?"
+    r"|\{executable\} -m .*|\w+_\w+|[a-z]*\[.*\]|pip install \S+|(rm|sed) .*|--\w+ \S+|--\w+|\{\w+\}\S*"
+)
 _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
 
 
@@ -66,6 +76,7 @@ class _File:
     def __init__(self, path: Path, name: str, found: Found) -> None:
         self._tree = ast.parse(path.read_text(encoding="utf-8"))
         self._name = name
+        self._is_page = name.removeprefix("apt/").removesuffix(".py") in _PAGES
         self._found = found
         self._parents = {child: node for node in ast.walk(self._tree) for child in ast.iter_child_nodes(node)}
 
@@ -90,7 +101,14 @@ class _File:
         short = self._context(node)
         if short is None:
             return
+        if isinstance(node, ast.Constant) and "\n" in str(node.value) and self._is_page:
+            for kind, _, words in blocks(str(node.value)):
+                if kind in ("text", "item"):
+                    self._found.add(_escaped(words), f"{self._name}:{node.lineno}")
+            return
         for template in templates(node):
+            if _CODE.fullmatch(template):
+                continue
             if short or _WORDS.search(template):
                 self._found.add(_trimmed(template), f"{self._name}:{node.lineno}")
 
@@ -127,6 +145,8 @@ class _File:
         name = _called(call)
         if child is call.func:
             return "on" if name == "join" else "on" if name == "format" else "code"
+        if name in ("CommandRecord", "Component", "add_command", "add_component") and child in call.args[:-1]:
+            return "sink" if call.args.index(child) == 2 and name in ("CommandRecord", "add_command") else "code"
         if name in _CODE_CALLS or (name == "Path" and child in call.args):
             return "code"
         if name == "Option" or name == "Argument":

@@ -74,6 +74,9 @@ class Catalogue:
             if told is not None:
                 return f"{self._whole.get(text[:at], text[:at])}: {told}"
             at = text.find(": ", at + 1)
+        head, colon, rest = text.partition(": ")
+        if colon and " " in head and head in self._whole:  # what the system says: "Permission denied: path"
+            return f"{self._whole[head]}: {rest}"
         if text.endswith(")") and " (" in text:
             head, _, hint = text[:-1].partition(" (")
             message, advice = self._known(head), self._known(hint)

@@ -35,7 +35,7 @@ _WIDTH = 79
 
 
 #: A line of a list: a name and what it means.
-_ITEM: Final = re.compile(r"  (\S+)  +(\S.*)")
+_ITEM: Final = re.compile(r"  (\S+  +)(\S.*)")
 
 
 def render(commands: Iterable[CommandRecord], plugins: Iterable[PluginRecord], language: str = "en") -> str:
@@ -84,8 +84,7 @@ def _translated(text: str, language: str) -> str:
         elif kind == "line":
             shown.append(words)
         elif kind == "item":
-            column = max(len(n) for k, n, _ in blocks(text) if k == "item")
-            head = f"  {name:<{column}}  "
+            head = f"  {name}"
             shown.append(wrap(told(words), _WIDTH, head, " " * len(head)))
         else:
             shown.append(wrap(told(words), _WIDTH))
@@ -95,7 +94,7 @@ def _translated(text: str, language: str) -> str:
 def blocks(text: str) -> list[tuple[str, str, str]]:
     """Cut a help text into ``(kind, name, text)``: what is one message each, and the lines that are none.
 
-    Kinds are ``text`` (a paragraph or a heading), ``item`` (of a list, with its name), ``line`` (an example) and
+    Kinds are ``text`` (a paragraph or a heading), ``item`` (of a list, with its padded name), ``line`` (an example) and
     ``gap`` (an empty line).
     """
     found: list[tuple[str, str, str]] = []
