@@ -149,7 +149,7 @@ def main() -> int:
     editable = environment(directory, "editable", *pins, "-e", ".")
     environment(directory, "wheel", *pins, ".")
     wheel = environment(directory, "wheel", *pins, "--force-reinstall", "--no-deps", ".")
-    os.environ.update(APT_HOME=str(directory / "home"), XDG_CACHE_HOME=str(directory / "cache"))
+    os.environ.update(APT_HOME=str(directory / "home"), XDG_CACHE_HOME=str(directory / "cache"), APT_LANG="en")
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_UPDATE_CHECK="1")
     os.chdir(directory)
     cases = [*own_cases("wheel", wheel), *own_cases("editable", editable)]

@@ -45,7 +45,8 @@ def cli_page() -> str:
         "Data goes to stdout, talk to stderr; `--json` makes the data one JSON document. Nothing is animated or\n"
         "coloured off a terminal, nor where `NO_COLOR` is set. `APT_HOME` is the directory of models and plugins\n"
         "(default `~/.apt_model`), `APT_DEBUG=1` shows the traceback of any error, `APT_NO_CACHE=1` leaves the\n"
-        "index of plugins uncached.\n",
+        "index of plugins uncached. `APT_LANG` (`en`, `zh-CN`) is the language of messages and help; without it the locale\n"
+        "decides. JSON is the same in every language.\n",
         "## Exit codes\n",
         "| code | meaning |\n|---|---|\n"
         + "".join(f"| {code.value} | {_EXIT_CODES[code.name]} |\n" for code in ExitCode)
@@ -90,7 +91,7 @@ def _markdown(documented: object) -> str:
 def generated() -> dict[str, str]:
     """Return the pages by path; what the user has installed beside this package is left out of sight."""
     with tempfile.TemporaryDirectory() as home:
-        os.environ.update(APT_HOME=home, APT_NO_CACHE="1")
+        os.environ.update(APT_HOME=home, APT_NO_CACHE="1", APT_LANG="en")
         return {"docs/cli.md": cli_page(), "docs/hooks.md": hooks_page()}
 
 

@@ -27,7 +27,16 @@ _PAGES: Final = ("plugins/helptext",)
 #: Calls whose texts are shown, however short they are.
 _SINKS: Final = {
     *("Table", "note", "warn", "warning", "error", "problem", "Problem", "Finding", "Check", "check", "progress"),
-    *("CommandRecord", "add_command", "Component", "add_component", "KeptTensor", "PlannedStep", "ReferenceFault", "ConditionFault"),
+    *(
+        "CommandRecord",
+        "add_command",
+        "Component",
+        "add_component",
+        "KeptTensor",
+        "PlannedStep",
+        "ReferenceFault",
+        "ConditionFault",
+    ),
 }
 #: Keywords whose texts are shown, whatever is called.
 _KEYWORDS: Final = {"hint", "help", "label", "unit", "reason", "because"}
@@ -40,7 +49,7 @@ _CODE_CALLS: Final = {
 _WORDS: Final = re.compile(r"[A-Za-z]{2,}[,;:]? +(\{\w+\S*\} +)?[A-Za-z]{2,}|[a-z]{3,} \{|\} [a-z]{3,}|: [a-z]{3,}")
 #: Texts that are no language: targets, file names, codes of faults, command lines.
 _CODE: Final = re.compile(
-    r"[\w.{}]+:[\w.]+|\S*\.(json|py|jinja|txt|npz|tokens)|[a-z0-9]+(-[a-z0-9]+)+|apt_model [a-z-]+( .*)?"
+    r"[\w.{}]+:[\w.]+|\S*\.(json|py|jinja|txt|npz|tokens)|[a-z0-9]+(-[a-z0-9]+)+"
     r"|\{executable\} -m .*|\w+_\w+|[a-z]*\[.*\]|pip install \S+|(rm|sed) .*|--\w+ \S+|--\w+|\{\w+\}\S*"
 )
 _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
@@ -78,6 +87,7 @@ class _File:
         self._name = name
         self._is_page = name.removeprefix("apt/").removesuffix(".py") in _PAGES
         self._found = found
+        self._shows_tables = any(isinstance(n, ast.FunctionDef) and n.name == "tables" for n in ast.walk(self._tree))
         self._parents = {child: node for node in ast.walk(self._tree) for child in ast.iter_child_nodes(node)}
 
     def run(self) -> None:
@@ -94,6 +104,12 @@ class _File:
         parent = self._parents[node]
         if isinstance(parent, (ast.JoinedStr, ast.FormattedValue)) and not self._shown_inside(node):
             return
+        if (
+            isinstance(parent, ast.IfExp)
+            and isinstance(self._parents[parent], ast.FormattedValue)
+            and _is_choice(parent)
+        ):
+            return  # makes a template of its own
         if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Add):
             return  # a part of the sum
         if isinstance(parent, ast.Expr):
@@ -127,6 +143,8 @@ class _File:
         return False
 
     def _step(self, child: ast.AST, parent: ast.AST) -> str:
+        if isinstance(parent, ast.Subscript) and child is parent.value:
+            return "on"
         if isinstance(parent, (ast.Compare, ast.Subscript, ast.Assert, ast.arguments, ast.Import, ast.MatchValue)):
             return "code" if not isinstance(parent, ast.arguments) else "end"
         if isinstance(parent, ast.IfExp) and child is parent.test:
@@ -165,7 +183,9 @@ class _File:
             if owner is not None and any(
                 isinstance(f, ast.FunctionDef) and f.name == "tables" for f in ast.iter_child_nodes(owner)
             ):
-                return isinstance(function, ast.FunctionDef) and _annotated_str(function)
+                return _annotated_str(function)
+            if self._shows_tables and _annotated_str(function):
+                return True
             function = self._around(function, (ast.FunctionDef,))
         return False
 
@@ -247,6 +267,10 @@ def templates(node: ast.expr) -> list[str]:
     return found
 
 
+def _is_choice(node: ast.IfExp) -> bool:
+    return all(isinstance(a, ast.Constant) and isinstance(a.value, str) for a in (node.body, node.orelse))
+
+
 _Part = tuple[str, str, str]
 
 
@@ -259,14 +283,15 @@ def _parts(node: ast.expr) -> list[list[_Part]]:
     if isinstance(node, ast.JoinedStr):
         return [p for value in node.values for p in _parts(value)]
     if isinstance(node, ast.FormattedValue):
-        if isinstance(node.value, ast.IfExp) and node.conversion < 0:
-            arms = [node.value.body, node.value.orelse]
-            if all(isinstance(a, ast.Constant) and isinstance(a.value, str) for a in arms):
-                return [[(str(a.value), "", "") for a in arms if isinstance(a, ast.Constant)]]
+        if isinstance(node.value, ast.IfExp) and node.conversion < 0 and _is_choice(node.value):
+            arms = (node.value.body, node.value.orelse)
+            return [[(str(a.value), "", "") for a in arms if isinstance(a, ast.Constant)]]
         rest = "!r" if node.conversion == ord("r") else ""
         if isinstance(node.format_spec, ast.JoinedStr) and not rest:
             spec = "".join(str(getattr(v, "value", "")) for v in node.format_spec.values)
             rest = ":d" if re.search(r"[,dfge%]$", spec) else ""
+        if isinstance(node.value, ast.Call) and _called(node.value) in ("len", "format_count", "sum", "round"):
+            rest = ":d"
         return [[("", _name(node.value), rest)]]
     return [[("", _name(node), "")]]
 

@@ -44,7 +44,7 @@ class _Formatter:
         return catalogue.load(self.language).translate(" ".join(text.split()))
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        super().write_usage(prog, args, prefix=self._told("Usage:") + " ")  # type: ignore[misc]
+        super().write_usage(prog, args, prefix=self._told("Usage:"))  # type: ignore[misc]
 
     def write_heading(self, heading: str) -> None:
         self.write(f"{'':>{self.current_indent}}{self._told(f'{heading}:')}\n")

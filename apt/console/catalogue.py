@@ -10,17 +10,35 @@ translated too: a reason, the text of another error.
 
 import functools
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from apt.console.table import Table
 from apt.console.templates import Template, parse
 
 #: Columns of names, which are the user's and are never translated.
 _NAMES: Final = frozenset(
-    {"name", "model", "plugin", "command", "tensor", "package", "operation", "version", "text", "date", "place", "tag"}
+    {"name", "model", "plugin", "command", "tensor", "package", "operation", "version", "text", "step", "tag"}
 )
 _MAX_LENGTH: Final = 4000
+#: How deep messages stand in messages, and how many readings are kept.
+_MAX_DEPTH: Final = 5
+_MAX_KEPT: Final = 2000
+
+_WORD: Final = re.compile(r"[A-Za-z]{2}")
+
+
+class _Reading(NamedTuple):
+    """A translation; of several the smallest is taken.
+
+    ``left`` is the number of characters that nothing says anything of, ``order`` less the more of the text is given.
+    """
+
+    left: int
+    order: int
+    text: str
 
 
 class Catalogue:
@@ -30,6 +48,7 @@ class Catalogue:
         self._whole = {k.replace("{{", "{").replace("}}", "}"): v for k, v in entries.items() if _plain(k)}
         self._whole = {k: parse(v).literals[0] for k, v in self._whole.items()}
         self._sources = {k: v for k, v in entries.items() if not _plain(k)}
+        self._read_before: dict[str, _Reading | None] = {}
 
     @functools.cached_property
     def _templates(self) -> dict[str, list[tuple[Template, str]]]:
@@ -43,50 +62,73 @@ class Catalogue:
 
     def translate(self, text: str) -> str:
         """Return a message in this language; one that is not known comes back as it is."""
-        found = self._known(text)
-        return text if found is None else found
+        found = self._read(text)
+        return text if found is None else found.text
 
-    def _known(self, text: str) -> str | None:
-        if len(text) > _MAX_LENGTH or not text:
-            return None
+    def _read(self, text: str, depth: int = 0) -> _Reading | None:
+        """Return the reading of a text that leaves the least of it untranslated; ``None`` for an unknown text."""
         if text in self._whole:
-            return self._whole[text]
-        found = self._templated(text)
-        return found if found is not None else self._joined(text)
+            return _Reading(0, 0, self._whole[text])
+        if depth > _MAX_DEPTH or len(text) > _MAX_LENGTH or _WORD.search(text) is None:
+            return None
+        if text not in self._read_before:
+            if len(self._read_before) > _MAX_KEPT:
+                self._read_before.clear()
+            readings = [*self._templated(text, depth), *self._labelled(text, depth), *self._listed(text, depth)]
+            self._read_before[text] = min(readings, default=None)
+        return self._read_before[text]
 
-    def _templated(self, text: str) -> str | None:
-        candidates = [*self._templates.get(text.partition(" ")[0], ()), *self._templates.get("", ())]
-        for template, translation in sorted(candidates, key=lambda e: -e[0].weight()):
-            values = template.match(text)
-            if values is not None:
-                target = parse(translation)
-                for name, kind in zip(target.names, target.kinds, strict=True):
-                    if kind == ":t" and values[name] != text:
-                        values[name] = self.translate(values[name])
-                return target.fill(values)
-        return None
+    def _templated(self, text: str, depth: int) -> Iterator[_Reading]:
+        for word in {text.partition(" ")[0], ""}:
+            for template, translation in self._templates.get(word, ()):
+                values = template.match(text)
+                if values is not None:
+                    yield self._filled(template, values, parse(translation), depth)
 
-    def _joined(self, text: str) -> str | None:
-        """Translate what the program joins of several messages: ``where: message``, ``message (hint)``, lists."""
-        at = text.find(": ")
-        while at >= 0:
-            told = self._whole.get(text[at + 2 :]) or self._templated(text[at + 2 :])
-            if told is not None:
-                return f"{self._whole.get(text[:at], text[:at])}: {told}"
-            at = text.find(": ", at + 1)
+    def _filled(self, template: Template, values: dict[str, str], target: Template, depth: int) -> _Reading:
+        typed = {name for name, kind in zip(template.names, template.kinds, strict=True) if kind}
+        messages = {name for name, kind in zip(target.names, target.kinds, strict=True) if kind == ":t"}
+        left = 0
+        for name, value in values.items():
+            inner = self._read(value.strip(), depth + 1) if name in messages else None
+            if inner is not None:
+                values[name] = inner.text
+            left += inner.left if inner is not None else 0 if name in typed else len(value)
+        return _Reading(left, -template.weight(), target.fill(values))
+
+    def _labelled(self, text: str, depth: int) -> Iterator[_Reading]:
+        """Read what the program joins of two texts: ``where: message``, ``message: path``, ``message (hint)``."""
         head, colon, rest = text.partition(": ")
         if colon and " " in head and head in self._whole:  # what the system says: "Permission denied: path"
-            return f"{self._whole[head]}: {rest}"
+            yield _Reading(len(rest), 0, f"{self._whole[head]}：{rest}")
+        at = text.find(": ")
+        while at >= 0:
+            told = self._read(text[at + 2 :], depth + 1)
+            if told is not None:
+                label = self._whole.get(text[:at], text[:at])
+                yield _Reading(told.left + len(label), 0, f"{label}：{told.text}")
+                return  # what stands behind a later colon is a part of this
+            at = text.find(": ", at + 1)
         if text.endswith(")") and " (" in text:
             head, _, hint = text[:-1].partition(" (")
-            message, advice = self._known(head), self._known(hint)
+            message = self._read(head, depth + 1)
             if message is not None:
-                return f"{message}（{hint if advice is None else advice}）"
+                advice = self._read(f"({hint})", depth + 1) or self._read(hint, depth + 1)
+                shown = hint if advice is None else advice.text.strip("（）")
+                left = len(hint) if advice is None else advice.left
+                yield _Reading(message.left + left, 0, f"{message.text}（{shown}）")
+
+    def _listed(self, text: str, depth: int) -> Iterator[_Reading]:
+        """Read a list of texts each of which is known, or one text with a full stop put behind it."""
+        if text.endswith(".") and not text.endswith(".."):
+            told = self._read(text[:-1], depth + 1)
+            if told is not None:
+                yield _Reading(told.left, 0, f"{told.text}。")
         for mark, join in (("; ", "；"), (", ", "、")):
-            parts = [self._whole.get(p) or self._templated(p) for p in text.split(mark)] if mark in text else []
-            if parts and all(parts):
-                return join.join(p for p in parts if p)
-        return None
+            parts = [self._read(part, depth + 1) for part in text.split(mark)] if mark in text else []
+            known = [p for p in parts if p is not None]
+            if known and len(known) == len(parts):
+                yield _Reading(sum(p.left for p in known), 0, join.join(p.text for p in known))
 
     def table(self, table: Table) -> Table:
         """Return a table in this language: title, heads, and the cells of columns that do not hold names."""

@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 
 _FIELD: Final = re.compile(r"\{\{|\}\}|\{(\w+)(!r|:d|:t)?\}")
 _QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
-_FIGURE: Final = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)%?")
+#: How Python shows values that are no texts.
+_OTHER_VALUE: Final = re.compile(r"[(\[{<]|None|True|False|b'|\w*Path\(")
+_FIGURE: Final = re.compile(r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)%?")
 
 #: Places tried before a text with very many repetitions of a template's words is given up.
 _MAX_TRIES: Final = 2000
@@ -70,10 +72,10 @@ class _Matcher:
     def _ends(self, i: int, start: int) -> "list[int] | _Places":
         """Return where value number ``i`` may end: in front of the literal that follows it."""
         text, literal, kind = self._text, self._template.literals[i + 1], self._template.kinds[i]
-        shape = _FIGURE.match(text, start) if kind == ":d" else None
-        if kind == "!r" and text[start : start + 1] in ("'", '"'):
+        shape = _FIGURE.match(text, start) if kind else None
+        if kind == "!r" and shape is None:
             shape = _QUOTED.match(text, start)
-        elif kind != ":d":
+        if not kind or (kind == "!r" and shape is None and _OTHER_VALUE.match(text, start)):
             if i + 1 == len(self._template.names):  # the last literal stands at the end
                 end = len(text) - len(literal)
                 return [end] if end >= start else []

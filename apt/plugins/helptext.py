@@ -77,6 +77,7 @@ def _translated(text: str, language: str) -> str:
     from apt.console.wrap import wrap
 
     told = catalogue.load(language).translate
+    headings = {f"{section}:" for section in SECTIONS}
     shown = []
     for kind, name, words in blocks(text):
         if kind == "gap":
@@ -86,6 +87,8 @@ def _translated(text: str, language: str) -> str:
         elif kind == "item":
             head = f"  {name}"
             shown.append(wrap(told(words), _WIDTH, head, " " * len(head)))
+        elif words in headings:
+            shown.append(told(words.removesuffix(":")) + "：")
         else:
             shown.append(wrap(told(words), _WIDTH))
     return "\n".join(shown)
