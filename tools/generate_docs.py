@@ -45,8 +45,8 @@ def cli_page() -> str:
         "Data goes to stdout, talk to stderr; `--json` makes the data one JSON document. Nothing is animated or\n"
         "coloured off a terminal, nor where `NO_COLOR` is set. `APT_HOME` is the directory of models and plugins\n"
         "(default `~/.apt_model`), `APT_DEBUG=1` shows the traceback of any error, `APT_NO_CACHE=1` leaves the\n"
-        "index of plugins uncached. `APT_LANG` (`en`, `zh-CN`) is the language of messages and help; without it the locale\n"
-        "decides. JSON is the same in every language.\n",
+        "index of plugins uncached. `APT_LANG` (`en`, `zh-CN`) is the language of messages and help;\n"
+        "without it the locale decides. JSON is the same in every language.\n",
         "## Exit codes\n",
         "| code | meaning |\n|---|---|\n"
         + "".join(f"| {code.value} | {_EXIT_CODES[code.name]} |\n" for code in ExitCode)

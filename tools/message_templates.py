@@ -91,46 +91,39 @@ class _File:
         self._parents = {child: node for node in ast.walk(self._tree) for child in ast.iter_child_nodes(node)}
 
     def run(self) -> None:
+        """Note every message of the file."""
         for node in ast.walk(self._tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _is_command(node):
                 for paragraph in paragraphs(ast.get_docstring(node) or ""):
                     self._found.add(_escaped(paragraph), f"{self._name}:{node.lineno}")
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                self._text(node)
-            elif isinstance(node, (ast.JoinedStr, ast.BinOp)):
+            elif isinstance(node, (ast.JoinedStr, ast.BinOp)) or _is_string(node):
+                assert isinstance(node, ast.expr)
                 self._text(node)
 
     def _text(self, node: ast.expr) -> None:
-        parent = self._parents[node]
-        if isinstance(parent, (ast.JoinedStr, ast.FormattedValue)) and not self._shown_inside(node):
+        if self._is_part(node):
             return
-        if (
-            isinstance(parent, ast.IfExp)
-            and isinstance(self._parents[parent], ast.FormattedValue)
-            and _is_choice(parent)
-        ):
-            return  # makes a template of its own
-        if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Add):
-            return  # a part of the sum
-        if isinstance(parent, ast.Expr):
-            return  # documentation
         short = self._context(node)
         if short is None:
             return
-        if isinstance(node, ast.Constant) and "\n" in str(node.value) and self._is_page:
+        place = f"{self._name}:{node.lineno}"
+        if self._is_page and isinstance(node, ast.Constant) and "\n" in str(node.value):
             for kind, _, words in blocks(str(node.value)):
                 if kind in ("text", "item"):
-                    self._found.add(_escaped(words), f"{self._name}:{node.lineno}")
+                    self._found.add(_escaped(words), place)
             return
         for template in templates(node):
-            if _CODE.fullmatch(template):
-                continue
-            if short or _WORDS.search(template):
-                self._found.add(_trimmed(template), f"{self._name}:{node.lineno}")
+            if (short or _WORDS.search(template)) and not _CODE.fullmatch(template):
+                self._found.add(_trimmed(template), place)
 
-    def _shown_inside(self, node: ast.expr) -> bool:
-        """Whether a text in an f-string stands for itself: an arm of a choice that is put in as a value."""
-        return isinstance(node, ast.Constant) and isinstance(self._parents[node], ast.FormattedValue)
+    def _is_part(self, node: ast.expr) -> bool:
+        """Whether a string is documentation, or only a part of the text around it."""
+        parent = self._parents[node]
+        if isinstance(parent, ast.IfExp) and _is_choice(parent):
+            return isinstance(self._parents[parent], ast.FormattedValue)  # makes a template of its own
+        if isinstance(parent, ast.BinOp):
+            return isinstance(parent.op, ast.Add)
+        return isinstance(parent, (ast.Expr, ast.JoinedStr, ast.FormattedValue))
 
     def _context(self, node: ast.AST) -> bool | None:
         """Whether a text of one word counts too; ``None`` where no text is a message."""
@@ -143,10 +136,13 @@ class _File:
         return False
 
     def _step(self, child: ast.AST, parent: ast.AST) -> str:
-        if isinstance(parent, ast.Subscript) and child is parent.value:
-            return "on"
-        if isinstance(parent, (ast.Compare, ast.Subscript, ast.Assert, ast.arguments, ast.Import, ast.MatchValue)):
-            return "code" if not isinstance(parent, ast.arguments) else "end"
+        """Judge one level around a text: ``sink`` (shown), ``code``, ``end`` (only prose counts), or go ``on``."""
+        if isinstance(parent, ast.Subscript):
+            return "on" if child is parent.value else "code"
+        if isinstance(parent, ast.arguments):
+            return "end"
+        if isinstance(parent, (ast.Compare, ast.Assert, ast.MatchValue)):
+            return "code"
         if isinstance(parent, ast.IfExp) and child is parent.test:
             return "code"
         if isinstance(parent, ast.Dict) and child in parent.keys:
@@ -162,14 +158,14 @@ class _File:
     def _call(self, child: ast.AST, call: ast.Call) -> str:
         name = _called(call)
         if child is call.func:
-            return "on" if name == "join" else "on" if name == "format" else "code"
+            return "on" if name in ("join", "format") else "code"
         if name in ("CommandRecord", "Component", "add_command", "add_component") and child in call.args[:-1]:
             return "sink" if call.args.index(child) == 2 and name in ("CommandRecord", "add_command") else "code"
         if name in _CODE_CALLS or (name == "Path" and child in call.args):
             return "code"
-        if name == "Option" or name == "Argument":
+        if name in ("Option", "Argument"):
             return "sink" if isinstance(child, ast.keyword) and child.arg == "help" else "code"
-        if name.endswith("Error") or name.endswith("Fault") or name in _SINKS:
+        if name.endswith(("Error", "Fault")) or name in _SINKS:
             return "sink"
         return "sink" if self._in_tables(call) else "on"
 
@@ -202,6 +198,10 @@ class _File:
         while parent is not None and not isinstance(parent, kinds):
             parent = self._parents.get(parent)
         return parent
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _called(call: ast.Call) -> str:
@@ -268,7 +268,7 @@ def templates(node: ast.expr) -> list[str]:
 
 
 def _is_choice(node: ast.IfExp) -> bool:
-    return all(isinstance(a, ast.Constant) and isinstance(a.value, str) for a in (node.body, node.orelse))
+    return _is_string(node.body) and _is_string(node.orelse)
 
 
 _Part = tuple[str, str, str]
@@ -304,7 +304,8 @@ def _name(node: ast.expr) -> str:
         return node.attr.strip("_") if node.attr not in ("name", "value", "label") else _name(node.value)
     if isinstance(node, ast.Subscript):
         key = node.slice
-        return key.value if isinstance(key, ast.Constant) and str(key.value).isidentifier() else _name(node.value)
+        word = str(key.value) if isinstance(key, ast.Constant) else ""
+        return word if word.isidentifier() else _name(node.value)
     if isinstance(node, ast.Call):
         return _name(node.args[0]) if node.args else _name(node.func)
     if isinstance(node, (ast.GeneratorExp, ast.ListComp)):

@@ -112,11 +112,13 @@ class Catalogue:
         if text.endswith(")") and " (" in text:
             head, _, hint = text[:-1].partition(" (")
             message = self._read(head, depth + 1)
-            if message is not None:
-                advice = self._read(f"({hint})", depth + 1) or self._read(hint, depth + 1)
-                shown = hint if advice is None else advice.text.strip("（）")
-                left = len(hint) if advice is None else advice.left
-                yield _Reading(message.left + left, 0, f"{message.text}（{shown}）")
+            if message is None:
+                head, _, hint = text[:-1].rpartition(" (")
+            advice = self._read(f"({hint})", depth + 1) or self._read(hint, depth + 1)
+            if message is not None or advice is not None:
+                first = message or _Reading(len(head), 0, head)
+                second = advice or _Reading(len(hint), 0, hint)
+                yield _Reading(first.left + second.left, 0, f"{first.text}（{second.text.strip('（）')}）")
 
     def _listed(self, text: str, depth: int) -> Iterator[_Reading]:
         """Read a list of texts each of which is known, or one text with a full stop put behind it."""

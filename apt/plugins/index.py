@@ -82,7 +82,10 @@ def _decode(data: bytes) -> str:
 
 
 def ready_text(section: str) -> str | None:
-    """Return a section of the index (``help``, ``list``, both with ``.zh-CN`` too, ``list-json``, ``data``); ``None`` when it is not current."""
+    """Return a section of the index; ``None`` when it is not current.
+
+    The sections are ``help`` and ``list``, both also with the ending ``.zh-CN``, ``list-json`` and ``data``.
+    """
     return _read(section, current=True)
 
 
