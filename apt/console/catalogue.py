@@ -45,19 +45,22 @@ class Catalogue:
     """The messages of one language."""
 
     def __init__(self, entries: dict[str, str]) -> None:
-        self._whole = {k.replace("{{", "{").replace("}}", "}"): v for k, v in entries.items() if _plain(k)}
-        self._whole = {k: parse(v).literals[0] for k, v in self._whole.items()}
-        self._sources = {k: v for k, v in entries.items() if not _plain(k)}
+        self._whole = {k: v for k, v in entries.items() if "{" not in k}
+        self._sources = {k: v for k, v in entries.items() if "{" in k}
         self._read_before: dict[str, _Reading | None] = {}
 
     @functools.cached_property
-    def _templates(self) -> dict[str, list[tuple[Template, str]]]:
-        """Templates by their first word, the most telling first; below ``""`` those that begin with a value."""
-        parsed = sorted(((parse(k), v) for k, v in self._sources.items()), key=lambda e: -e[0].weight())
-        found: dict[str, list[tuple[Template, str]]] = {}
-        for template, translation in parsed:
+    def _templates(self) -> dict[str, list[tuple[str, Template, str]]]:
+        """Templates by their first word, below ``""`` those that begin with a value; each behind its longest literal.
+
+        Nearly all are sorted out by that literal, which is not in the text.
+        """
+        found: dict[str, list[tuple[str, Template, str]]] = {}
+        for source, translation in self._sources.items():
+            template = parse(source)
             word, space, _ = template.literals[0].partition(" ")
-            found.setdefault(word if space else "", []).append((template, translation))
+            longest = max(template.literals, key=len)
+            found.setdefault(word if space else "", []).append((longest, template, translation))
         return found
 
     def translate(self, text: str) -> str:
@@ -80,8 +83,8 @@ class Catalogue:
 
     def _templated(self, text: str, depth: int) -> Iterator[_Reading]:
         for word in {text.partition(" ")[0], ""}:
-            for template, translation in self._templates.get(word, ()):
-                values = template.match(text)
+            for longest, template, translation in self._templates.get(word, ()):
+                values = template.match(text) if longest in text else None
                 if values is not None:
                     yield self._filled(template, values, parse(translation), depth)
 
@@ -140,10 +143,6 @@ class Catalogue:
             [self.translate(c) for c in table.columns],
             [[c if k else self.translate(c) for c, k in zip(row, kept, strict=True)] for row in table.rows],
         )
-
-
-def _plain(key: str) -> bool:
-    return "{" not in key.replace("{{", "")
 
 
 @functools.cache

@@ -9,10 +9,11 @@ import re
 from typing import Final, NamedTuple
 
 _FIELD: Final = re.compile(r"\{\{|\}\}|\{(\w+)(!r|:d|:t)?\}")
-_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+#: Compiled on use: most messages have none of these, and compiling costs as much as reading the catalogue.
+_QUOTED: Final = r"(?s)'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 #: How Python shows values that are no texts.
-_OTHER_VALUE: Final = re.compile(r"[(\[{<]|None|True|False|b'|\w*Path\(")
-_FIGURE: Final = re.compile(r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)%?")
+_OTHER_VALUE: Final = r"[(\[{<]|None|True|False|b'|\w*Path\("
+_FIGURE: Final = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)%?"
 
 #: Places tried before a text with very many repetitions of a template's words is given up.
 _MAX_TRIES: Final = 2000
@@ -34,8 +35,6 @@ class Template(NamedTuple):
         first, last = self.literals[0], self.literals[-1]
         if not text.startswith(first) or not text.endswith(last):
             return None
-        if len(self.names) == 0:
-            return {} if text == first else None
         if any(literal not in text for literal in self.literals):
             return None
         values = _Matcher(self, text).values(0, len(first))
@@ -72,10 +71,10 @@ class _Matcher:
     def _ends(self, i: int, start: int) -> "list[int] | _Places":
         """Return where value number ``i`` may end: in front of the literal that follows it."""
         text, literal, kind = self._text, self._template.literals[i + 1], self._template.kinds[i]
-        shape = _FIGURE.match(text, start) if kind else None
+        shape = re.compile(_FIGURE).match(text, start) if kind else None
         if kind == "!r" and shape is None:
-            shape = _QUOTED.match(text, start)
-        if not kind or (kind == "!r" and shape is None and _OTHER_VALUE.match(text, start)):
+            shape = re.compile(_QUOTED).match(text, start)
+        if not kind or (kind == "!r" and shape is None and re.compile(_OTHER_VALUE).match(text, start)):
             if i + 1 == len(self._template.names):  # the last literal stands at the end
                 end = len(text) - len(literal)
                 return [end] if end >= start else []
