@@ -26,6 +26,8 @@ _MAX_LENGTH: Final = 4000
 #: How deep messages stand in messages, and how many readings are kept.
 _MAX_DEPTH: Final = 5
 _MAX_KEPT: Final = 2000
+#: Longer lists are names, not messages.
+_MAX_PARTS: Final = 8
 
 _WORD: Final = re.compile(r"[A-Za-z]{2}")
 
@@ -115,7 +117,8 @@ class Catalogue:
         if text.endswith(")") and " (" in text:
             head, _, hint = text[:-1].partition(" (")
             message = self._read(head, depth + 1)
-            if message is None:
+            if message is None or " " not in head:  # a single word in front is a name
+                message = None
                 head, _, hint = text[:-1].rpartition(" (")
             advice = self._read(f"({hint})", depth + 1) or self._read(hint, depth + 1)
             if message is not None or advice is not None:
@@ -130,10 +133,26 @@ class Catalogue:
             if told is not None:
                 yield _Reading(told.left, 0, f"{told.text}。")
         for mark, join in (("; ", "；"), (", ", "、")):
-            parts = [self._read(part, depth + 1) for part in text.split(mark)] if mark in text else []
-            known = [p for p in parts if p is not None]
-            if known and len(known) == len(parts):
-                yield _Reading(sum(p.left for p in known), 0, join.join(p.text for p in known))
+            parts = text.split(mark)
+            if 1 < len(parts) <= _MAX_PARTS:
+                best = self._cut(parts, mark, join, depth)
+                if best is not None:
+                    yield best
+
+    def _cut(self, parts: list[str], mark: str, join: str, depth: int) -> _Reading | None:
+        """Read a list whose texts may hold the mark between them themselves: the cut that leaves least is taken."""
+        best: list[_Reading | None] = [_Reading(0, 0, "")]
+        for end in range(1, len(parts) + 1):
+            cuts = []
+            for start in range(end):
+                before, told = best[start], None
+                if before is not None and end - start < len(parts):
+                    told = self._read(mark.join(parts[start:end]), depth + 1)
+                if before is not None and told is not None:
+                    text = f"{before.text}{join}{told.text}" if start else told.text
+                    cuts.append(_Reading(before.left + told.left, 0, text))
+            best.append(min(cuts, default=None))
+        return best[-1]
 
     def table(self, table: Table) -> Table:
         """Return a table in this language: title, heads, and the cells of columns that do not hold names."""

@@ -109,6 +109,11 @@ def test_a_message_inside_a_message_is_translated_too() -> None:
     text = "plugin x is not ready: needs gguf>=0.17; mend it with: apt_model plugin install x"
     assert CHINESE.translate(text) == "插件 x 未就绪：需要 gguf>=0.17；修复命令：apt_model plugin install x"
     assert CHINESE.translate("Permission denied: /a b") == "权限不足：/a b"
+    assert CHINESE.translate("[17/18] restored: difference (not yet run)") == "[17/18] restored：difference（尚未运行）"
+    list_of_three = "56 of 56 tensors exact, 9 greedy tokens equal, KL 2e-07, same top token 99.9 % in llama.cpp"
+    assert CHINESE.translate(list_of_three) == (
+        "56 个张量中 56 个完全一致、9 个贪心 token 相同、KL 2e-07，llama.cpp 中首选 token 相同率 99.9 %"
+    )
     assert CHINESE.translate("my.yaml:3: unknown step 'a'") == "my.yaml:3：未知的步骤 'a'"
 
 
