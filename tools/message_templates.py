@@ -46,7 +46,7 @@ _CODE_CALLS: Final = {
     *("endswith", "removeprefix", "removesuffix", "getattr", "setattr", "hasattr", "get", "pop", "encode", "strip"),
     *("AssertionError", "add_argument", "Literal", "TypeVar", "import_module", "open", "struct", "replace", "cast"),
 }
-_WORDS: Final = re.compile(r"[A-Za-z]{2,}[,;:]? +(\{\w+\S*\} +)?[A-Za-z]{2,}|[a-z]{3,} \{|\} [a-z]{3,}|: [a-z]{3,}")
+_WORDS: Final = re.compile(r"[A-Za-z]{2,}[,;:]? +(\{\w+\S*\} +)?[A-Za-z]{2,}|\b[a-z]{2,} \{|\} [a-z]{3,}|: [a-z]{3,}")
 #: Texts that are no language: targets, file names, codes of faults, command lines.
 _CODE: Final = re.compile(
     r"[\w.{}]+:[\w.]+|\S*\.(json|py|jinja|txt|npz|tokens)|[a-z0-9]+(-[a-z0-9]+)+"

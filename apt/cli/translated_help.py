@@ -13,8 +13,8 @@ from apt.console import catalogue
 from apt.console.output import display_width
 from apt.console.wrap import wrap
 
-#: What Typer puts behind the help of an option: ``help  [default: 8; x>=1]``.
-_EXTRA: Final = re.compile(r"(.*?)(?:^|  )\[([^\[\]]*)\]", re.DOTALL)
+#: What Typer puts behind the help of an option: ``help  [default: 8; x>=1]``; old versions escape the bracket.
+_EXTRA: Final = re.compile(r"(.*?)(?:^|  )\\?\[([^\[\]]*)\]", re.DOTALL)
 
 
 def prepare(command: Any, language: str) -> None:

@@ -24,7 +24,7 @@ _NAMES: Final = frozenset(
 )
 _MAX_LENGTH: Final = 4000
 #: How deep messages stand in messages, and how many readings are kept.
-_MAX_DEPTH: Final = 5
+_MAX_DEPTH: Final = 8
 _MAX_KEPT: Final = 2000
 #: Longer lists are names, not messages.
 _MAX_PARTS: Final = 8
@@ -49,7 +49,7 @@ class Catalogue:
     def __init__(self, entries: dict[str, str]) -> None:
         self._whole = {k: v for k, v in entries.items() if "{" not in k}
         self._sources = {k: v for k, v in entries.items() if "{" in k}
-        self._read_before: dict[str, _Reading | None] = {}
+        self._read_before: dict[tuple[int, str], _Reading | None] = {}
 
     @functools.cached_property
     def _templates(self) -> dict[str, list[tuple[str, Template, str]]]:
@@ -76,12 +76,12 @@ class Catalogue:
             return _Reading(0, 0, self._whole[text])
         if depth > _MAX_DEPTH or len(text) > _MAX_LENGTH or _WORD.search(text) is None:
             return None
-        if text not in self._read_before:
+        if (depth, text) not in self._read_before:
             if len(self._read_before) > _MAX_KEPT:
                 self._read_before.clear()
             readings = [*self._templated(text, depth), *self._labelled(text, depth), *self._listed(text, depth)]
-            self._read_before[text] = min(readings, default=None)
-        return self._read_before[text]
+            self._read_before[depth, text] = min(readings, default=None)
+        return self._read_before[depth, text]
 
     def _templated(self, text: str, depth: int) -> Iterator[_Reading]:
         for word in {text.partition(" ")[0], ""}:
@@ -107,12 +107,16 @@ class Catalogue:
         if colon and " " in head and head in self._whole:  # what the system says: "Permission denied: path"
             yield _Reading(len(rest), 0, f"{self._whole[head]}：{rest}")
         at = text.find(": ")
-        while at >= 0:
-            told = self._read(text[at + 2 :], depth + 1)
+        for _ in range(_MAX_PARTS):
+            if at < 0:
+                break
+            head, rest = text[:at], text[at + 2 :]
+            # Single words are names more often than messages: the label of anything, the end of a label.
+            told = self._read(rest, depth + 1) if " " in rest or depth == 0 else None
             if told is not None:
-                label = self._whole.get(text[:at], text[:at])
-                yield _Reading(told.left + len(label), 0, f"{label}：{told.text}")
-                return  # what stands behind a later colon is a part of this
+                where = (self._read(head, depth + 1) if " " in head else None) or _Reading(at, 0, head)
+                yield _Reading(told.left + where.left, 0, f"{where.text}：{told.text}")
+                break  # what stands behind a later colon is a part of this
             at = text.find(": ", at + 1)
         if text.endswith(")") and " (" in text:
             head, _, hint = text[:-1].partition(" (")
@@ -136,8 +140,8 @@ class Catalogue:
             parts = text.split(mark)
             if 1 < len(parts) <= _MAX_PARTS:
                 best = self._cut(parts, mark, join, depth)
-                if best is not None:
-                    yield best
+                if best is not None:  # of two readings that explain as much, the list of sentences
+                    yield best._replace(order=-_MAX_LENGTH if mark == "; " else 0)
 
     def _cut(self, parts: list[str], mark: str, join: str, depth: int) -> _Reading | None:
         """Read a list whose texts may hold the mark between them themselves: the cut that leaves least is taken."""

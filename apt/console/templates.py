@@ -15,6 +15,9 @@ _QUOTED: Final = r"(?s)'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _OTHER_VALUE: Final = r"[(\[{<]|None|True|False|b'|\w*Path\("
 _FIGURE: Final = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)%?"
 
+#: A template with fewer given characters (``{operation} of {parent}``) fits much; its values are single words.
+_WEAK: Final = 6
+
 #: Places tried before a text with very many repetitions of a template's words is given up.
 _MAX_TRIES: Final = 2000
 
@@ -38,6 +41,8 @@ class Template(NamedTuple):
         if any(literal not in text for literal in self.literals):
             return None
         values = _Matcher(self, text).values(0, len(first))
+        if values is not None and self.weight() < _WEAK and any(" " in value for value in values):
+            return None
         return None if values is None else dict(zip(self.names, values, strict=True))
 
     def fill(self, values: dict[str, str]) -> str:

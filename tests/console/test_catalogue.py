@@ -110,6 +110,10 @@ def test_a_message_inside_a_message_is_translated_too() -> None:
     assert CHINESE.translate(text) == "插件 x 未就绪：需要 gguf>=0.17；修复命令：apt_model plugin install x"
     assert CHINESE.translate("Permission denied: /a b") == "权限不足：/a b"
     assert CHINESE.translate("[17/18] restored: difference (not yet run)") == "[17/18] restored：difference（尚未运行）"
+    hint = "2 more: line 5: unknown option 'b' of operation 'test'; line 9: unknown step 'z'"
+    assert CHINESE.translate(hint) == "另有 2 处：第 5 行：操作 'test' 没有选项 'b'；第 9 行：未知的步骤 'z'"
+    option = "r.yaml:5: option 'window' of step 'x': 'a' should be a valid integer"
+    assert CHINESE.translate(option) == "r.yaml:5：步骤 'x' 的选项 'window'：'a' 应为有效的整数"
     list_of_three = "56 of 56 tensors exact, 9 greedy tokens equal, KL 2e-07, same top token 99.9 % in llama.cpp"
     assert CHINESE.translate(list_of_three) == (
         "56 个张量中 56 个完全一致、9 个贪心 token 相同、KL 2e-07，llama.cpp 中首选 token 相同率 99.9 %"
@@ -126,7 +130,16 @@ def test_a_value_that_is_a_known_word_stays_where_it_is_a_name() -> None:
 
 
 def test_text_of_others_is_left_alone() -> None:
-    for text in ("", "x", "The quick brown fox", "你好，世界", "a: b", "(x)", "99 Luftballons"):
+    for text in (
+        "",
+        "x",
+        "The quick brown fox",
+        "你好，世界",
+        "a: b",
+        "(x)",
+        "99 Luftballons",
+        "Unexpected end of the line",
+    ):
         assert CHINESE.translate(text) == text
 
 
@@ -169,4 +182,5 @@ def test_templates() -> None:
     assert template.match("{x} word of 3, b") is None
     assert template.match("{x} None of 3, ") == {"a": "None", "n": "3", "rest": ""}
     assert Template(("a ", " b"), ("x",), ("",)).match("a b") is None
-    assert parse("{a}: x: {b}").match("p: x: q: x: r") == {"a": "p", "b": "q: x: r"}
+    assert parse("{a}: in x: {b}").match("p: in x: q: in x: r") == {"a": "p", "b": "q: in x: r"}
+    assert parse("{a} of {b}").match("one two of three") is None
