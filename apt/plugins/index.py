@@ -1,8 +1,8 @@
 """The cached index of what is installed: what the fast path reads.
 
-One file per environment and home in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and ``plugin
-list`` ready to print, the records of plugins, commands and components as JSON, and the seal of every file and directory
-that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal agrees;
+One file per environment, home and language in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and
+``plugin list`` ready to print, the records of plugins, commands and components as JSON, and the seal of every file and
+directory that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal agrees;
 whoever finds the index stale, damaged or absent builds it anew and replaces it atomically, without a word. Sections
 have a checksum each, so that nobody reads what he does not need.
 
@@ -13,6 +13,7 @@ import os
 import sys
 import zlib
 
+from apt import language
 from apt_model import __version__
 
 TYPE_CHECKING = False
@@ -108,7 +109,7 @@ def environment() -> str:
 
 
 def _identity() -> str:
-    return "\0".join([environment(), home(), *search_path()])
+    return "\0".join([environment(), language(), home(), *search_path()])
 
 
 def _file() -> str:
