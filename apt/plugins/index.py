@@ -2,9 +2,9 @@
 
 One file per environment, home and language in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and
 ``plugin list`` ready to print, the records of plugins, commands and components as JSON, and the seal of every file and
-directory that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal agrees;
-whoever finds the index stale, damaged or absent builds it anew and replaces it atomically, without a word. Sections
-have a checksum each, so that nobody reads what he does not need.
+directory that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal
+agrees; whoever finds the index stale, damaged or absent builds it anew and replaces it atomically, without a word.
+Sections have a checksum each, so that nobody reads what he does not need.
 
 This module is imported on every start: it uses nothing beyond ``os``, ``sys`` and ``zlib``.
 """
