@@ -7,7 +7,7 @@ that cannot be imported is still listed under its name, with its commands.
 import importlib.metadata
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -152,11 +152,19 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         for point in dist.entry_points.select(group=GROUP):
             if point.name not in seen:
                 seen.add(point.name)
-                yield _from_distribution(dist, point, watch)
+                yield _from_distribution(dist, point, watch, index.search_path())
+
+
+def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
+    """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
+    return [_from_distribution(dist, p, Watch(), search_path) for p in dist.entry_points.select(group=GROUP)]
 
 
 def _from_distribution(
-    dist: importlib.metadata.Distribution, point: importlib.metadata.EntryPoint, watch: Watch
+    dist: importlib.metadata.Distribution,
+    point: importlib.metadata.EntryPoint,
+    watch: Watch,
+    search_path: Sequence[str],
 ) -> Found:
     metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
     facts = {
@@ -167,7 +175,7 @@ def _from_distribution(
     }
     target = f"{point.module}:{point.attr or ''}"
     found = Found("entry point", point.name, target, None, f"distribution {dist.name}", facts)
-    file = _source_of(point.module)
+    file = source_of(point.module, search_path)
     if file is None:
         return found
     found.root = file.parent if file.name == "__init__.py" else file
@@ -175,10 +183,10 @@ def _from_distribution(
     return _described(found, file)
 
 
-def _source_of(module: str) -> Path | None:
+def source_of(module: str, search_path: Sequence[str]) -> Path | None:
     """Find a module's file by its name alone: importlib would import its parents."""
     relative = Path(*module.split("."))
-    for entry in index.search_path():
+    for entry in search_path:
         for candidate in (Path(entry, relative, "__init__.py"), Path(entry, relative).with_suffix(".py")):
             if candidate.is_file():
                 return candidate
