@@ -43,10 +43,13 @@ def look(requirement: str, directory: Path, data: IndexData, others: Sequence[Ca
     """
     if not requirement or requirement.startswith("-"):
         raise BadInputError(f"{requirement!r} is neither a plugin nor a package")
-    if named(requirement) in (OWN, *HELD):
+    path = Path(requirement).absolute() if "://" not in requirement and Path(requirement).exists() else None
+    if path is None and named(requirement) in (OWN, *HELD):
         raise BadInputError(f"{requirement} brings no plugin", hint="plugins work with the version that is installed")
-    is_wheel = requirement.endswith(".whl") and Path(requirement).is_file()
-    file = Path(requirement) if is_wheel else packages.wheel(requirement, directory)
+    if path is not None and path.suffix == ".whl":
+        file = path
+    else:  # a path with a slash: pip takes a bare word for the name of a package
+        file = packages.wheel(str(path or requirement), directory)
     wheel = wheels.look(file)
     if not wheel.plugins:
         raise BadInputError(
@@ -59,9 +62,10 @@ def look(requirement: str, directory: Path, data: IndexData, others: Sequence[Ca
     for plugin in wheel.plugins:
         record = _judged(plugin, wheel.name, data, [*others, *found])
         found.append(Candidate(record, wheel.name))
-    # What was built is what is installed; what an index has is asked of it again, so that pip notes where it is from.
-    local = is_wheel or Path(requirement).exists()
-    return Package(wheel.name, wheel.version, str(file.absolute()) if local else requirement, found)
+    # What was looked at is what is installed. What an index has is asked of it again, in that version: pip would note
+    # a file as where it came from.
+    asked = requirement if path is None and "://" not in requirement else str(file)
+    return Package(wheel.name, wheel.version, asked, found)
 
 
 def named(requirement: str) -> str:

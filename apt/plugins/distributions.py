@@ -63,6 +63,17 @@ def origin(dist: Distribution) -> Origin:
     return "editable" if isinstance(directory, dict) and directory.get("editable") else "local"
 
 
+def address(dist: Distribution) -> str:
+    """Return the file, directory or address that a distribution was installed from, as its installer noted (PEP 610)."""
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        url = str(json.loads(dist.read_text("direct_url.json") or "{}").get("url", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return unquote(urlsplit(url).path) if url.startswith("file:") else url
+
+
 def needs(dist: Distribution, extras: Iterable[str] = ()) -> Iterator["Requirement"]:
     """Yield what a distribution requires in this environment; what cannot be read is left out."""
     from packaging.requirements import InvalidRequirement, Requirement

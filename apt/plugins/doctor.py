@@ -15,6 +15,7 @@ from apt.plugins import build, distributions, host, index, manifest, ownership, 
 from apt.plugins.dependencies import HELD, held_versions, installed_version
 from apt.plugins.discovery import Found, Watch, find, source_of
 from apt.plugins.records import PluginRecord
+from apt.plugins.uninstalling import restoring
 from apt.plugins.verdicts import Seal
 
 
@@ -145,7 +146,7 @@ def _of_distribution(name: str) -> Iterator[Finding]:
     dist = distributions.find(name)
     if dist is None or distributions.origin(dist) == "editable":
         return
-    reinstall = f"apt_model plugin uninstall the plugins of {name}, then install it anew"
+    reinstall = restoring(name) or f"install {name} anew"
     try:
         differing = distributions.altered(dist)
     except (NotFoundError, OSError) as problem:

@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from apt.checkpoint.atomic import atomic_directory, atomic_file
-from apt.console.errors import BadInputError
+from apt.console import output
+from apt.console.errors import BadInputError, NetworkError
 from apt.console.table import Table
 from apt.plugins import build, distributions, host, ownership, packages, wheels
 from apt.plugins.dependencies import HELD, installed_version
@@ -144,7 +145,11 @@ def _published(found: list[Distribution]) -> dict[str, str]:
     pins = {f"{canonical(d.name)}=={d.version}": d for d in found}
     if not pins or not packages.available():
         return {}
-    offered = packages.published(list(pins))
+    try:
+        offered = packages.published(list(pins))
+    except NetworkError as error:
+        output.note(f"{error.message}; packages are packed beside the lock file instead")
+        return {}
     held = {}
     with TemporaryDirectory() as directory:
         if offered:

@@ -91,12 +91,17 @@ def published(pins: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of the wheels that the configured index offers for pins, by pin; nothing is installed.
 
     Pins that it does not have, has as source only, or that lie on this computer's disk are left out.
+
+    :raises NetworkError: when the index could not be reached.
     """
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory, "report.json")
         arguments = ["install", *_QUIET, "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:"]
-        done = pip(*arguments, "--report", str(report), "--", *pins)
+        done = pip(*arguments, "--retries", "1", "--report", str(report), "--", *pins)
         if done.returncode != 0:
+            problem = failure(done.stderr, "look up", pins)
+            if isinstance(problem, NetworkError):
+                raise problem
             # One that is not there fails them all: ask for each by itself.
             return {} if len(pins) < 2 else {k: v for pin in pins for k, v in published([pin]).items()}
         found = {}

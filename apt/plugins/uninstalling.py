@@ -86,6 +86,7 @@ def remove(records: Iterable[PluginRecord], data: IndexData, *, dry_run: bool = 
     chosen = list(records)
     brought_by = {canonical(r.distribution) for r in chosen if r.distribution}
     going = [p for p in data.plugins if p in chosen or (p.distribution and canonical(p.distribution) in brought_by)]
+    by_pip = {r.name: _by_pip(r) for r in going if r.distribution}  # asked while it is still there
     removed: list[Removed] = []
     gone: set[str] = set()
     for record in going:
@@ -93,7 +94,7 @@ def remove(records: Iterable[PluginRecord], data: IndexData, *, dry_run: bool = 
         if record.distribution and name not in gone and not dry_run:
             _uninstall(record.distribution)
         gone.add(name)
-        removed.append(_by_pip(record) if record.distribution else _move_aside(record, dry_run=dry_run))
+        removed.append(by_pip.get(record.name) or _move_aside(record, dry_run=dry_run))
         if not dry_run:
             verdicts.forget(trust.sealed_path(record))
     if not dry_run:
@@ -109,8 +110,20 @@ def remove(records: Iterable[PluginRecord], data: IndexData, *, dry_run: bool = 
 
 
 def _by_pip(record: PluginRecord) -> Removed:
-    restore = f"apt_model plugin install '{record.distribution}>=0'"
+    restore = restoring(record.distribution)
     return Removed(record.name, record.source, record.distribution, record.location, "", restore)
+
+
+def restoring(name: str) -> str:
+    """Return the command that installs a distribution again from where it came; ``""`` when that is not known."""
+    import shlex
+
+    dist = distributions.find(name)
+    if dist is None:
+        return ""
+    source = distributions.address(dist)
+    wanted = f"{dist.name}=={dist.version}" if distributions.origin(dist) == "index" else source
+    return f"apt_model plugin install {shlex.quote(wanted)}" if wanted else ""
 
 
 def _uninstall(name: str) -> None:

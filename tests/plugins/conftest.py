@@ -1,9 +1,22 @@
-"""Drop-in plugins written on the spot."""
+"""Drop-in plugins and wheels written on the spot, and environments to install them into."""
 
-from collections.abc import Callable
+import base64
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 #: The file that the documents of this project's predecessor publish as an example of a plugin, to the letter.
 PUBLISHED = """\
@@ -58,5 +71,134 @@ def plugin_source() -> Callable[..., str]:
             f"    def say(self, args):\n        from apt.console import output\n"
             f"        output.emit_text(f'hello from {{self.name}} {{args}}')\n{body}\n"
         )
+
+    return make
+
+
+@pytest.fixture
+def make_wheel(tmp_path: Path, plugin_source: Callable[..., str]) -> Callable[..., Path]:
+    """Write a wheel that brings a plugin, with a module, a RECORD and whatever files are added."""
+
+    def make(
+        name: str,
+        version: str = "1.0",
+        *,
+        plugin: str | None = "",
+        requires: tuple[str, ...] = (),
+        files: dict[str, str | bytes] | None = None,
+        source: str = "",
+        directory: Path | None = None,
+    ) -> Path:
+        module = name.replace("-", "_")
+        plugin = name if plugin == "" else plugin
+        information = f"{module}-{version}.dist-info"
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: says hello\nAuthor: somebody\n"
+        held: dict[str, str | bytes] = {
+            f"{module}/__init__.py": source or (plugin_source(plugin) if plugin else ""),
+            f"{information}/METADATA": metadata + "".join(f"Requires-Dist: {r}\n" for r in requires),
+            f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        if plugin:
+            held[f"{information}/entry_points.txt"] = f"[apt_model.plugins]\n{plugin} = {module}:Made\n"
+        held |= files or {}
+        folder = directory or tmp_path / "made-wheels"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{module}-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
+            rows = []
+            for member, content in held.items():
+                data = content.encode() if isinstance(content, str) else content
+                wheel.writestr(member, data)
+                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+                rows.append(f"{member},sha256={digest},{len(data)}\n")
+            wheel.writestr(f"{information}/RECORD", "".join([*rows, f"{information}/RECORD,,\n"]))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory on the search path, for installing without pip."""
+    path = tmp_path / "site"
+    path.mkdir()
+    monkeypatch.setattr(sys, "path", [sys.path[0], str(path), *sys.path[1:]])
+    return path
+
+
+@pytest.fixture
+def put(site: Path) -> Callable[[Path], Path]:
+    """Unpack a wheel into the directory on the search path, as an installer does."""
+
+    def unpack(wheel: Path) -> Path:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+        importlib.invalidate_caches()
+        return site
+
+    return unpack
+
+
+@pytest.fixture
+def simple_index() -> Iterator[Any]:
+    """A package index on loopback; see ``tests/servers/simple_index.py``."""
+    path = Path(__file__).parents[1] / "servers" / "simple_index.py"
+    spec = importlib.util.spec_from_file_location("tests_servers_simple_index", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.SimpleIndex().running() as server:
+        yield server
+
+
+class Environment:
+    """A virtual environment of its own, in which this source tree and everything it needs are found."""
+
+    def __init__(self, directory: Path, *, index: str = "") -> None:
+        self.directory = directory
+        command = [sys.executable, "-m", "venv", "--without-pip", str(directory)]
+        subprocess.run(command, check=True, capture_output=True)
+        self.python = directory / "bin" / "python"
+        (self.site,) = (directory / "lib").glob("python*/site-packages")
+        (self.site / "tests.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+        self.home = directory / "home"
+        self.variables = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))} | {
+            "APT_HOME": str(self.home),
+            "XDG_CACHE_HOME": str(directory / "cache"),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_CACHE_DIR": str(directory / "pip-cache"),
+            **({"PIP_INDEX_URL": f"{index}/simple/"} if index else {"PIP_NO_INDEX": "1"}),
+        }
+
+    def run(self, *words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self.python), "-m", "apt_model", *map(str, words)]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=self.directory, env=self.variables | variables, check=False
+        )
+
+    def json(self, *words: str | Path, code: int = 0) -> Any:
+        ran = self.run(*words, "--json")
+        assert ran.returncode == code, ran.stderr + ran.stdout
+        return json.loads(ran.stdout)
+
+    def plugins(self) -> dict[str, dict[str, Any]]:
+        """The foreign plugins that are installed, by name."""
+        listed = self.json("plugin", "list")["plugins"]
+        return {p["name"]: p for p in listed if not p["source"].startswith("built-in")}
+
+    def drop(self, name: str, source: str | bytes) -> Path:
+        path = self.home / "plugins" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.encode() if isinstance(source, str) else source)
+        return path
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Callable[..., Environment]:
+    """Make a virtual environment; without an index, pip has none."""
+
+    def make(name: str = "env", *, index: str = "") -> Environment:
+        return Environment(tmp_path / name, index=index)
 
     return make
