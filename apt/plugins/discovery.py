@@ -142,22 +142,35 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
     for entry in index.search_path():
         watch.add(entry)
     for dist in importlib.metadata.distributions(path=index.search_path()):
-        text = dist.read_text("entry_points.txt") or ""
+        directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
+        try:
+            text = dist.read_text("entry_points.txt") or ""
+        except ValueError:  # not UTF-8
+            text = Path(directory, "entry_points.txt").read_text("utf-8", "replace") if directory is not None else ""
         if f"[{GROUP}]" not in text.replace(" ", ""):
             continue
-        directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
         if directory is not None:
             watch.add(Path(directory) / "entry_points.txt")
             watch.add(Path(directory) / "METADATA")
-        for point in dist.entry_points.select(group=GROUP):
-            if point.name not in seen:
-                seen.add(point.name)
-                yield _from_distribution(dist, point, watch, index.search_path())
+        for found in _plugins_of(dist, watch, index.search_path()):
+            if found.folder not in seen:
+                seen.add(found.folder)
+                yield found
+
+
+def _plugins_of(dist: importlib.metadata.Distribution, watch: Watch, search_path: Sequence[str]) -> Iterator[Found]:
+    """Yield the plugins of a distribution; one with the fault, when its metadata cannot be read."""
+    try:
+        yield from [_from_distribution(dist, p, watch, search_path) for p in dist.entry_points.select(group=GROUP)]
+    except (ValueError, TypeError, AttributeError, KeyError):  # importlib.metadata does not expect any of it
+        name = Path(str(getattr(dist, "_path", "unknown"))).name.partition("-")[0]
+        fault = "the metadata of its distribution (METADATA, entry_points.txt) cannot be read"
+        yield Found("entry point", name, f"{name}:", None, f"distribution {name}", {"name": name}, fault)
 
 
 def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
     """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
-    return [_from_distribution(dist, p, Watch(), search_path) for p in dist.entry_points.select(group=GROUP)]
+    return list(_plugins_of(dist, Watch(), search_path))
 
 
 def _from_distribution(
