@@ -1,9 +1,11 @@
 """Drop-in plugins and wheels written on the spot, and environments to install them into."""
 
 import base64
+import csv
 import hashlib
 import importlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -105,13 +107,13 @@ def make_wheel(tmp_path: Path, plugin_source: Callable[..., str]) -> Callable[..
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{module}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as wheel:
-            rows = []
+            rows = io.StringIO()
             for member, content in held.items():
                 data = content.encode() if isinstance(content, str) else content
                 wheel.writestr(member, data)
                 digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-                rows.append(f"{member},sha256={digest},{len(data)}\n")
-            wheel.writestr(f"{information}/RECORD", "".join([*rows, f"{information}/RECORD,,\n"]))
+                csv.writer(rows).writerow([member, f"sha256={digest}", len(data)])
+            wheel.writestr(f"{information}/RECORD", rows.getvalue() + f"{information}/RECORD,,\n")
         return path
 
     return make
