@@ -46,10 +46,9 @@ def look(requirement: str, directory: Path, data: IndexData, others: Sequence[Ca
     path = Path(requirement).absolute() if "://" not in requirement and Path(requirement).exists() else None
     if path is None and named(requirement) in (OWN, *HELD):
         raise BadInputError(f"{requirement} brings no plugin", hint="plugins work with the version that is installed")
-    if path is not None and path.suffix == ".whl":
-        file = path
-    else:  # a path with a slash: pip takes a bare word for the name of a package
-        file = packages.wheel(str(path or requirement), directory)
+    ready = path is not None and path.suffix == ".whl"
+    # An absolute path: pip takes a bare word for the name of a package.
+    file = path if ready and path else packages.wheel(str(path or requirement), directory)
     wheel = wheels.look(file)
     if not wheel.plugins:
         raise BadInputError(

@@ -61,7 +61,10 @@ def place_of(place: str) -> str:
 def _read(place: str) -> bytes:
     from urllib.parse import unquote, urlsplit
 
-    address = urlsplit(place)
+    try:
+        address = urlsplit(place)
+    except ValueError as error:
+        raise UsageError(f"the index {place} has no sound address: {error}") from None
     if address.scheme in ("http", "https"):
         return _fetch(place)
     if address.scheme == "file" and address.netloc in ("", "localhost"):
@@ -87,6 +90,7 @@ def _bounded(data: bytes, place: str) -> bytes:
 def _fetch(address: str) -> bytes:
     """Fetch an address; redirections lead to http and https only."""
     import http.client
+    import urllib.error
     import urllib.request as web
 
     opener = web.OpenerDirector()
@@ -106,7 +110,9 @@ def _fetch(address: str) -> bytes:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"not received within {_SECONDS:g} s")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = first_line(getattr(error, "reason", None) or error)
+        reason = first_line(error)
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise NetworkError(f"the index {address} could not be fetched: {reason}") from None
     return _bounded(bytes(data), address)
 

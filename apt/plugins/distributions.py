@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import Distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from apt.console.errors import NotFoundError
@@ -64,7 +64,7 @@ def origin(dist: Distribution) -> Origin:
 
 
 def address(dist: Distribution) -> str:
-    """Return the file, directory or address that a distribution was installed from, as its installer noted (PEP 610)."""
+    """Return the file, directory or address that a distribution was installed from, as its installer noted."""
     from urllib.parse import unquote, urlsplit
 
     try:
@@ -137,11 +137,16 @@ def altered(dist: Distribution) -> list[str]:
     for name, noted in recorded(dist):
         algorithm, _, value = noted.partition("=")
         path = Path(str(dist.locate_file(name)))
-        if name.endswith(".pyc"):
+        if name.endswith(".pyc") or is_by_installer(PurePosixPath(name)):
             continue
         if not path.is_file() or (algorithm == "sha256" and digest(path) != value.rstrip("=")):
             found.append(name)
     return found
+
+
+def is_by_installer(path: PurePosixPath) -> bool:
+    """Whether a file of a RECORD was written by the installer."""
+    return path.parent.suffix == ".dist-info" and path.name in WRITTEN_BY_INSTALLER
 
 
 def digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from apt.console.errors import BadInputError, UnsupportedError
-from apt.plugins.distributions import WRITTEN_BY_INSTALLER, altered, encoded, info_directory, origin, recorded
+from apt.plugins.distributions import altered, encoded, info_directory, is_by_installer, origin, recorded
 
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 _LARGEST: Final = 512 << 20
@@ -70,7 +70,7 @@ def _members(dist: Distribution, information: str) -> Iterator[tuple[str, bytes,
     data = f"{information.removesuffix('.dist-info')}.data"
     for name, _ in recorded(dist):
         path = PurePosixPath(name)
-        if path.suffix == ".pyc" or (path.parent.name == information and path.name in WRITTEN_BY_INSTALLER):
+        if path.suffix == ".pyc" or is_by_installer(path):
             continue
         file = Path(str(dist.locate_file(name)))
         if ".." not in path.parts and not path.is_absolute():
