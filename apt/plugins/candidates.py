@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from apt.console.errors import AptError, BadInputError, NotFoundError
-from apt.plugins import build, packages, wheels
+from apt.plugins import build, distributions, packages, wheels
 from apt.plugins.dependencies import HELD
 from apt.plugins.discovery import GROUP, Found
 from apt.plugins.distributions import OWN, canonical
@@ -26,11 +26,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that was looked at; ``asked`` is what pip is given to install it."""
+    """A package that was looked at; ``asked`` is what pip is given to install it.
+
+    :param replaces: whether other files of the same version are installed, which pip would leave as they are.
+    """
 
     name: str
     version: str
     asked: str
+    replaces: bool
     candidates: list[Candidate]
 
 
@@ -63,8 +67,10 @@ def look(requirement: str, directory: Path, data: IndexData, others: Sequence[Ca
         found.append(Candidate(record, wheel.name))
     # What was looked at is what is installed. What an index has is asked of it again, in that version: pip would note
     # a file as where it came from.
-    asked = requirement if path is None and "://" not in requirement else str(file)
-    return Package(wheel.name, wheel.version, asked, found)
+    local = path is not None or "://" in requirement
+    dist = distributions.find(wheel.name)
+    replaces = local and dist is not None and dist.version == wheel.version and not wheels.is_installed(file, dist)
+    return Package(wheel.name, wheel.version, str(file) if local else requirement, replaces, found)
 
 
 def named(requirement: str) -> str:

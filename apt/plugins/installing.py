@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from apt.console.errors import AptError, NotFoundError
+from apt.console.errors import AptError, BadInputError, NotFoundError
 from apt.console.table import Table
 from apt.plugins import candidates, curated, dependencies, host, packages, trying
 from apt.plugins.candidates import Candidate
@@ -89,6 +89,8 @@ def install(names: Sequence[str], *, optional: bool = False, dry_run: bool = Fal
         if not plan.requirements:
             return InstallResult(*found, (), held, () if dry_run else _trials(plan), dry_run)
         installed = packages.install(plan.asked, pins=plan.pins, dry_run=dry_run)
+        if plan.replacing:
+            installed += packages.install(plan.replacing, pins=plan.pins, replace=True, dry_run=dry_run)
     host.refresh()
     return InstallResult(*found, installed, held, () if dry_run else _trials(plan), dry_run)
 
@@ -118,6 +120,7 @@ class _Plan:
 
     :param requirements: as the user or a plugin wrote them; ``asked``: as pip is given them.
     :param pins: the versions that were looked at, ``name==version``.
+    :param replacing: files whose version is installed with another content.
     """
 
     data: IndexData
@@ -128,6 +131,7 @@ class _Plan:
     requirements: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     pins: list[str] = field(default_factory=list)
+    replacing: list[str] = field(default_factory=list)
     coming: list[Candidate] = field(default_factory=list)
 
     def resolve(self, names: Sequence[str]) -> None:
@@ -137,7 +141,7 @@ class _Plan:
             if record is not None:
                 self._complete(record)
             else:
-                self._take(self._offered(name) or name)
+                self._take(name)
         waiting = [(c.record.name, n) for c in self.coming for n in c.record.requires]
         waiting += [(p, n) for p in self.plugins for n in self.data.plugin(p).requires]
         seen: set[str] = set()
@@ -162,14 +166,21 @@ class _Plan:
             self.requirements.append(requirement)
             self.asked.append(asked)
 
-    def _take(self, requirement: str) -> list[Candidate]:
-        """Take up a package that is not installed yet; it is looked at first."""
+    def _take(self, name: str) -> list[Candidate]:
+        """Take up a package that is not installed yet, by the name of a plugin in the index or as pip knows it.
+
+        It is looked at first.
+        """
+        offered = next((o.requirement for o in self.offers if o.name == name), None)
+        requirement = offered or name
         if candidates.is_requirement_of_a_plugin(requirement, self.data):
             self._ask(requirement, requirement)
             return []
         folder = self.directory / str(len(self.pins))
         folder.mkdir()
         package = candidates.look(requirement, folder, self.data, self.coming)
+        if offered and name not in (c.record.name for c in package.candidates):
+            raise BadInputError(f"{requirement} does not bring the plugin {name}, whatever the index says")
         if self.optional:
             for candidate in package.candidates:
                 for wanted in dependencies.missing(candidate.record.optional_dependencies):
@@ -179,6 +190,7 @@ class _Plan:
                 self._ask(wanted, wanted)
         self._ask(requirement, package.asked)
         self.pins.append(f"{package.name}=={package.version}")
+        self.replacing += [package.asked] if package.replaces else []
         self.coming += package.candidates
         return package.candidates
 
@@ -195,13 +207,9 @@ class _Plan:
                 reason = f"the plugin {asker} requires {wanted}, which is not usable: {record.reason}"
                 raise AptError(reason, hint=f"mend it with: {record.mend}")
             return ()
-        offered = self._offered(wanted)
-        if offered is None:
+        if not any(offer.name == wanted for offer in self.offers):
             raise candidates.absent(asker, wanted)
-        return tuple(n for c in self._take(offered) for n in c.record.requires)
-
-    def _offered(self, name: str) -> str | None:
-        return next((o.requirement for o in self.offers if o.name == name), None)
+        return tuple(n for c in self._take(wanted) for n in c.record.requires)
 
 
 def known(name: str, data: IndexData, offers: Sequence[curated.Offer] = ()) -> PluginRecord | None:

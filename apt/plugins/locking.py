@@ -157,21 +157,9 @@ def _published(found: list[Distribution]) -> dict[str, str]:
         for file in Path(directory).glob("*.whl"):
             name, version, *_ = file.name.split("-")
             pin = f"{canonical(name)}=={version}"
-            if pin in pins and is_installed(file, pins[pin]):
+            if pin in pins and wheels.is_installed(file, pins[pin]):
                 held[pin] = offered[pin]
     return held
-
-
-def is_installed(wheel: Path, dist: Distribution) -> bool:
-    """Whether the files of a wheel are those of a distribution, on the disk and now."""
-    for name, noted in wheels.recorded(wheel).items():
-        parts = name.split("/")
-        if name.endswith(".dist-info/RECORD") or parts[0].endswith(".data"):
-            continue
-        path = Path(str(dist.locate_file(name)))
-        if not path.is_file() or distributions.digest(path) != noted:
-            return False
-    return True
 
 
 def dropin(record: PluginRecord) -> LockedDropin:

@@ -44,10 +44,13 @@ def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def install(requirements: Sequence[str], *, pins: Sequence[str] = (), dry_run: bool = False) -> tuple[str, ...]:
+def install(
+    requirements: Sequence[str], *, pins: Sequence[str] = (), replace: bool = False, dry_run: bool = False
+) -> tuple[str, ...]:
     """Install requirements and what they need; return ``name==version`` of what was (or would be) installed.
 
     :param pins: further constraints, ``name==version``.
+    :param replace: put the requirements in place of what is installed in the same version, and nothing else.
     :raises AptError: with pip's reason, when it does not succeed; then nothing has changed.
     :raises NetworkError: when that is because no index could be reached.
     """
@@ -56,7 +59,8 @@ def install(requirements: Sequence[str], *, pins: Sequence[str] = (), dry_run: b
         constraint.write_text("".join(f"{line}\n" for line in (*held_versions(), *pins)), encoding="utf-8")
         report = Path(directory, "report.json")
         arguments = ["install", *_QUIET, "--constraint", str(constraint), "--report", str(report)]
-        done = pip(*arguments, *(["--dry-run"] if dry_run else []), "--", *requirements)
+        arguments += [*(["--dry-run"] if dry_run else []), *(["--no-deps", "--force-reinstall"] if replace else [])]
+        done = pip(*arguments, "--", *requirements)
         if done.returncode != 0:
             raise failure(done.stderr, "install", requirements)
         return tuple(sorted(f"{e['metadata']['name']}=={e['metadata']['version']}" for e in _entries(report)))

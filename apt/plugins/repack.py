@@ -39,7 +39,8 @@ def repack(dist: Distribution, directory: Path) -> Path:
             f"{differing[0]} for one",
             hint="install it anew",
         )
-    if sum(Path(str(dist.locate_file(name))).stat().st_size for name, noted in recorded(dist) if noted) > _LARGEST:
+    files = [Path(str(dist.locate_file(name))) for name, _ in recorded(dist)]
+    if sum(f.stat().st_size for f in files if f.is_file()) > _LARGEST:
         raise BadInputError(f"{dist.name} holds more than 512 MiB and is not packed", hint="publish it on an index")
     members = sorted(_members(dist, information.name), key=lambda m: (m[0].startswith(information.name), m[0]))
     target = directory / _file_name(dist)

@@ -16,6 +16,8 @@ class Hit:
 
     :param state: its status where it is installed, else ``available``.
     :param source: where it comes from: ``built-in``, ``entry point``, ``drop-in``, ``index`` …
+    :param requirement: what the index gives to pip for it.
+    :param requires: plugins that it requires; ``conflicts``: those beside which it is not usable.
     :param install: the command that installs it or what it misses; ``""`` when there is nothing to install.
     """
 
@@ -28,6 +30,8 @@ class Hit:
     author: str
     homepage: str
     requirement: str
+    requires: tuple[str, ...]
+    conflicts: tuple[str, ...]
     install: str
 
 
@@ -77,6 +81,7 @@ def _installed(record: PluginRecord, offer: Offer | None, index: str) -> Hit:
     return Hit(
         record.name, record.version, record.status, record.source, record.commands, record.description, record.author,
         offer.homepage if offer else "", offer.requirement if offer else "",
+        record.requires, record.conflicts,
         install_command(record.name, index) if record.status == "incomplete" else "",
     )  # fmt: skip
 
@@ -84,7 +89,7 @@ def _installed(record: PluginRecord, offer: Offer | None, index: str) -> Hit:
 def _available(offer: Offer, index: str) -> Hit:
     return Hit(
         offer.name, offer.version, "available", "index", (), offer.description, offer.author, offer.homepage,
-        offer.requirement, install_command(offer.name, index),
+        offer.requirement, offer.requires, offer.conflicts, install_command(offer.name, index),
     )  # fmt: skip
 
 

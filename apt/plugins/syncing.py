@@ -17,7 +17,7 @@ from apt.plugins import build, distributions, host, index, lockfile, packages, u
 from apt.plugins.dependencies import installed_version
 from apt.plugins.distributions import canonical
 from apt.plugins.lockfile import Lock, LockedDropin, LockedPackage
-from apt.plugins.locking import dropin, is_installed
+from apt.plugins.locking import dropin
 from apt.plugins.records import PluginRecord
 from apt_model import __version__
 
@@ -165,7 +165,7 @@ def _package_is_there(package: LockedPackage, wheel: Path) -> bool:
     dist = distributions.find(package.name)
     if dist is None or dist.version != package.version or distributions.origin(dist) == "editable":
         return False
-    return dist.read_text("RECORD") is not None and is_installed(wheel, dist)
+    return dist.read_text("RECORD") is not None and wheels.is_installed(wheel, dist)
 
 
 def _dropin_is_there(locked: LockedDropin) -> bool:
@@ -239,7 +239,7 @@ def _differences(lock: Lock, staged: dict[str, Path], disabled: set[str], *, exa
     if exact:
         found += [f"{p.name} is still there" for p in _extra(lock)]
     here = {p.name for p in host.load().plugins}
-    found += [f"the plugin {name} is not found" for name in lock.plugins if name not in here]
+    found += [f"the plugin {name} is not found" for name in lock.plugins if name not in here and "@" not in name]
     if set(build.disabled_plugins()) != disabled:
         found.append("the list of disabled plugins is another")
     return found

@@ -1,18 +1,20 @@
 """Looking at a wheel before it is installed: what plugins it would bring. Nothing of it is executed."""
 
+import hashlib
 import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PathDistribution
+from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from apt.console.errors import BadInputError, explain
 from apt.plugins.discovery import GROUP, Found, of_distribution
+from apt.plugins.distributions import digest, encoded
 
 #: Bounds of what is taken out of a wheel to be looked at: a larger one is not judged, and so not installed.
 _MOST_FILES: Final = 50_000
@@ -64,10 +66,6 @@ def recorded(file: Path) -> dict[str, str]:
 
     :raises BadInputError: when it is no wheel or a file of it is damaged.
     """
-    import hashlib
-
-    from apt.plugins.distributions import encoded
-
     found = {}
     with _opened(file) as archive:
         for path, info in _members(file, archive).items():
@@ -77,6 +75,18 @@ def recorded(file: Path) -> dict[str, str]:
                     hashed.update(block)
             found[str(path)] = encoded(hashed)
     return found
+
+
+def is_installed(wheel: Path, dist: Distribution) -> bool:
+    """Whether the files of a wheel are those of a distribution, on the disk and now."""
+    for name, noted in recorded(wheel).items():
+        parts = name.split("/")
+        if name.endswith(".dist-info/RECORD") or parts[0].endswith(".data"):
+            continue
+        path = Path(str(dist.locate_file(name)))
+        if not path.is_file() or digest(path) != noted:
+            return False
+    return True
 
 
 @contextmanager

@@ -18,7 +18,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """What pip would be given; pip itself is not run."""
     calls: list[tuple[str, ...]] = []
 
-    def install(requirements: list[str], *, pins: list[str] = (), dry_run: bool = False) -> tuple[str, ...]:
+    def install(
+        requirements: list[str], *, pins: list[str] = (), replace: bool = False, dry_run: bool = False
+    ) -> tuple[str, ...]:
         calls.append((*requirements, *pins))
         return ()
 
@@ -65,6 +67,25 @@ def test_required_plugins_come_from_the_other_words_or_the_index(
         assert [c.name for c in installing.install(words, dry_run=True, **options).coming] == ["top", "base"]
     with pytest.raises(NotFoundError, match="the plugin top requires the plugin base, which is not installed"):
         installing.install([str(top)], dry_run=True)
+
+
+def test_index_that_names_another_package_is_told(asked: list, make_wheel: Make, tmp_path: Path) -> None:
+    other = make_wheel("other")
+    known = index(tmp_path, {"name": "base", "description": "", "requirement": f"other @ {other.as_uri()}"})
+    with pytest.raises(AptError, match="does not bring the plugin base, whatever the index says"):
+        installing.install(["base"], dry_run=True, index=known)
+    assert asked == []
+
+
+def test_other_files_of_the_same_version_are_put_in_place(
+    put: Make, asked: list, make_wheel: Make, plugin_source: Make
+) -> None:
+    wheel = make_wheel("greet")
+    put(wheel)
+    installing.install([str(wheel)], dry_run=True)
+    wheel = make_wheel("greet", source=plugin_source("greet", top="# edited"))
+    installing.install([str(wheel)], dry_run=True)
+    assert asked == [(str(wheel), "greet==1.0")] * 3
 
 
 def test_required_plugin_that_is_disabled_or_broken_is_told(
