@@ -17,7 +17,7 @@ KINDS: Final = {
     "operation": "what a command does; a function (options) -> result, callable as a recipe step",
     "loss": "a training loss; see apt.training.losses",
     "optimizer": "a function (named parameters, config) -> torch.optim.Optimizer",
-    "scheduler": "a function (step, config) -> learning-rate factor",
+    "scheduler": "a function (step, total steps, options) -> learning-rate factor",
     "strategy": "a pruning strategy",
 }
 

@@ -1,7 +1,8 @@
 """Start of the command: what can be answered from the cached index is answered before Typer is imported.
 
-``--version``, ``--help`` and ``plugin list`` are asked most often and by scripts; they must cost what starting
-Python costs. So this file and :mod:`apt.plugins.index` import nothing beyond what the interpreter has loaded anyway.
+``--version``, ``--help`` and ``plugin list`` are asked most often and by scripts, completion at every press of the Tab
+key; they must cost what starting Python costs. So this file, :mod:`apt.plugins.index` and :mod:`apt.plugins.completion`
+import nothing beyond what the interpreter has loaded anyway.
 """
 
 import os
@@ -28,6 +29,10 @@ def main() -> int:
         from apt.plugins import index
 
         text = index.ready_text(_READY[arguments]) or _built(_READY[arguments])
+    elif arguments[:1] == ("__complete",):
+        from apt.plugins import completion
+
+        return completion.main(list(arguments[1:]))
     if text is not None and _say(text):
         return 0
     from apt.cli.main import main as run

@@ -3,13 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
-from apt.checkpoint.sizes import TensorGroup, display_name, open_model, sums_by_key, tensor_groups
+from apt.checkpoint.sizes import Format, TensorGroup, display_name, open_model, sums_by_key, tensor_groups
 from apt.checkpoint.tokenizer_facts import TokenizerFacts, gguf_tokenizer, read_tokenizer
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.console.table import Table
@@ -24,7 +24,6 @@ KV_BYTES_PER_VALUE: Final = 2
 class ModelFacts:
     """What ``info`` tells. Sizes that the files do not state, or that no descriptor explains, are ``None``.
 
-    :param format: ``safetensors`` or ``gguf``.
     :param parameters: elements of all stored tensors; a tied head that is not stored counts once.
     :param kv_groups: query heads that share one KV head.
     :param kv_bytes_per_token: bytes that a token adds to a full fp16 KV cache.
@@ -32,11 +31,12 @@ class ModelFacts:
     :param tied_stored: whether the files hold no head of its own.
     :param lineage: operation, parent and date of a checkpoint that was made here.
     :param notes: what qualifies a figure.
+    :param from_plugins: what plugins add, by what they call it.
     """
 
     name: str
     path: Path
-    format: str
+    format: Format
     architecture: str
     parameters: int
     parameters_by_component: dict[str, int]
@@ -59,6 +59,7 @@ class ModelFacts:
     licence: str | None
     lineage: dict[str, Any] | None
     notes: tuple[str, ...]
+    from_plugins: dict[str, str] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
         """Return the facts, the parameters by component and what qualifies them."""
@@ -79,6 +80,7 @@ class ModelFacts:
             *self._tokenizer_rows(),
             ("licence", self.licence or "not stated"),
             ("made by", _lineage_line(self.lineage)),
+            *self.from_plugins.items(),
         ]  # fmt: skip
         parts = [[part, format_count(n), self._share(n)] for part, n in self.parameters_by_component.items()]
         tables = [Table(self.name, ("fact", "value"), [list(row) for row in rows])]

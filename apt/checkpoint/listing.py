@@ -4,15 +4,17 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from apt import store
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
-from apt.checkpoint.sizes import open_model
+from apt.checkpoint.sizes import Format, open_model
 from apt.console.errors import AptError, NotFoundError
 from apt.console.table import Table
 from apt.console.units import format_age, format_bytes, format_count
+
+Place = Literal["shipped", "store", "cache", "directory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +22,15 @@ class ListedModel:
     """One model; what cannot be read of a broken one is ``None``, and ``problem`` says why.
 
     :param name: what to give to other commands.
-    :param place: ``shipped``, ``store``, ``cache`` (of Hugging Face) or ``directory``.
+    :param place: ``cache`` is that of Hugging Face.
     :param operation: what made it here, "" for one made elsewhere; ``parent`` is the name of what it was made of.
     :param changed_seconds: when its directory or file was last changed, in seconds since 1970.
     """
 
     name: str
-    place: str
+    place: Place
     path: Path
-    format: str | None
+    format: Format | None
     architecture: str | None
     parameters: int | None
     size_bytes: int | None
@@ -124,7 +126,7 @@ def _looks_like_model(path: Path) -> bool:
     return path.suffix in (".gguf", ".safetensors")
 
 
-def _describe(name: str, place: str, path: Path) -> ListedModel:
+def _describe(name: str, place: Place, path: Path) -> ListedModel:
     facts: dict[str, Any] = {"format": None, "architecture": None, "parameters": None, "size_bytes": None}
     operation, parent, problem = "", "", ""
     try:

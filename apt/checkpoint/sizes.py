@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
@@ -12,6 +12,8 @@ from apt.console.errors import UnsupportedError
 from apt.console.table import Table
 from apt.console.units import format_bytes, format_count
 from apt.store import resolve
+
+Format = Literal["safetensors", "gguf"]
 
 #: Components in the order they are shown.
 COMPONENTS: Final = ("embedding", "attention", "mlp", "norm", "head", "other")
@@ -38,7 +40,7 @@ class SizeFacts:
 
     name: str
     path: Path
-    format: str
+    format: Format
     parameters: int
     size_bytes: int
     tensor_bytes: int

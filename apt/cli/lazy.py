@@ -14,6 +14,7 @@ import functools
 import inspect
 import textwrap
 import time
+import typing
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 import typer.main
+import typer.models
 
 from apt.console.errors import NotFoundError
 from apt.plugins import host as hosts
@@ -45,7 +47,7 @@ class LazyGroup(typer.core.TyperGroup):
         return [c.name for c in hosts.current().data.commands]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a stub that carries name and help, which is all that listing and completion need."""
+        """Return a stub that carries name and help, which is all that listing needs."""
         record = hosts.current().data.command(cmd_name)
         return None if record is None else _stub(record)
 
@@ -87,19 +89,16 @@ def load_command(record: CommandRecord) -> Any:
 
     :raises AptError: when its plugin is not ready.
     """
-    host = hosts.current()
-    if record.plugin:
-        host.activate(host.data.plugin(record.plugin))
-    target = load_target(record.target) if record.target else host.callable_of(record)
+    target = hosts.current().target_of(record)
     command: Any
-    if isinstance(target, typer.Typer):
-        command = typer.main.get_group(target)
-    elif record.target:
-        application = typer.Typer(add_completion=False)
-        application.command(name=record.name)(target)
-        command = typer.main.get_command(application)
-    else:
+    if callable(target):
         command = _namespace_command(record, target)
+    elif isinstance(found := load_target(target), typer.Typer):
+        command = typer.main.get_group(found)
+    else:
+        application = typer.Typer(add_completion=False)
+        application.command(name=record.name)(found)
+        command = typer.main.get_command(application)
     command.name = record.name
     _tell_hooks(command, record.name)
     return command
@@ -180,6 +179,7 @@ def _tell_hooks(command: Any, words: str) -> None:
     function = command.callback
     if function is None:
         return
+    _keep_argument_help(command, function)
 
     @functools.wraps(function)
     def told(*arguments: Any, **options: Any) -> Any:
@@ -206,6 +206,20 @@ def _told_nobody(hook: str, **facts: Any) -> list[Any]:
     return []
 
 
+def _keep_argument_help(command: Any, function: Callable[..., Any]) -> None:
+    """Give arguments the help that they were declared with.
+
+    Click 8.5 has a help of its own for arguments, and sets it to nothing over the one that Typer 0.25 has set; it also
+    has a section for them, beside Typer's.
+    """
+    arguments = [p for p in command.params if p.param_type_name == "argument" and not p.help]
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True) if arguments else {}
+    for argument in arguments:
+        declared = getattr(hints.get(argument.name), "__metadata__", ())
+        argument.help = next((d.help for d in declared if isinstance(d, typer.models.ArgumentInfo)), None)
+        command.format_arguments = lambda ctx, formatter: None
+
+
 def _with_examples(text: str) -> str:
     """Keep the indented lines below ``Examples:`` from being wrapped into one paragraph."""
     head, mark, tail = text.partition("Examples:\n")
@@ -222,7 +236,7 @@ def _with_examples(text: str) -> str:
 
 def root() -> Any:
     """Return the root command."""
-    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None)
+    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None, add_completion=False)
 
     @application.callback()
     def apt_model() -> None:

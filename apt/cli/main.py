@@ -78,7 +78,7 @@ def _dispatch(words: list[str]) -> int:
     if words == ["--version"]:
         output.emit_text(f"apt_model {__version__}")
         return ExitCode.OK
-    words = _without_legacy(words)
+    words = _without_legacy(_as_completion(words))
     from apt.cli import lazy
 
     try:
@@ -106,6 +106,13 @@ def _help() -> str:
 def _program() -> str:
     name = Path(sys.argv[0]).name
     return name if name == "apt-model" else "apt_model"
+
+
+def _as_completion(words: list[str]) -> list[str]:
+    """Replace the root's options for completion by the command that does it."""
+    if words[0] in ("--install-completion", "--show-completion"):
+        return ["completion", *words[1:], *(["--install"] if words[0] == "--install-completion" else [])]
+    return words
 
 
 def _without_legacy(words: list[str]) -> list[str]:

@@ -5,17 +5,24 @@ from typing import Annotated
 import typer
 
 from apt.cli import plugin_looks, plugin_packages, plugin_sets
+from apt.cli.plugin_new import new
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.typer_options import JsonOption, QuietOption
 from apt.plugins import host
 
 app = typer.Typer(help="List, describe, install, enable and disable plugins.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin's name, its command's or its folder's.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")]
+_NAMES = typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A plugin's name, its command's or its folder's."), Completes("plugin")
+]
+DisabledNames = Annotated[list[str], _NAMES, Completes("plugin:disabled")]
+EnabledNames = Annotated[list[str], _NAMES, Completes("plugin:enabled")]
 
 
 @app.command("list")
+@output.emits("apt.plugins.records:PluginList")
 def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show every plugin: its command, version, source and status, and what is missing.
 
@@ -32,6 +39,7 @@ def list_plugins(json: JsonOption = False, quiet: QuietOption = False) -> None:
 
 
 @app.command()
+@output.emits("apt.plugins.records:PluginRecord")
 def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show all that is known of one plugin.
 
@@ -48,7 +56,8 @@ def info(name: Name, json: JsonOption = False, quiet: QuietOption = False) -> No
 
 
 @app.command()
-def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
+@output.emits("apt.plugins.records:PluginList")
+def enable(names: DisabledNames, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Make disabled plugins usable again.
 
     \b
@@ -63,7 +72,8 @@ def enable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -
 
 
 @app.command()
-def disable(names: Names, json: JsonOption = False, quiet: QuietOption = False) -> None:
+@output.emits("apt.plugins.records:PluginList")
+def disable(names: EnabledNames, json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Keep plugins installed but unused; a plugin that cannot be loaded can be disabled too.
 
     \b
@@ -84,3 +94,4 @@ app.command("search")(plugin_looks.search)
 app.command("doctor")(plugin_looks.doctor)
 app.command("lock")(plugin_sets.lock)
 app.command("sync")(plugin_sets.sync)
+app.command()(new)

@@ -6,10 +6,12 @@ import typer
 
 from apt.cli.plugin_packages import IndexOption
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import ExitCode
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.plugins.search:SearchResult")
 def search(
     text: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Words to find; all without.")] = None,
     index: IndexOption = "",
@@ -36,8 +38,11 @@ def search(
     output.emit(searching.search(" ".join(text or ()), index=index))
 
 
+@output.emits("apt.plugins.doctor:DoctorResult")
 def doctor(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One plugin; all without.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One plugin; all without."), Completes("plugin")
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:

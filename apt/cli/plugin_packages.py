@@ -5,18 +5,23 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import ExitCode
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")]
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME...", help="Plugins, by any of their names."), Completes("plugin")
+]
 IndexOption = Annotated[
     str,
     typer.Option(
         "--index", metavar="FILE_OR_URL", help="A curated index of plugins; else that of APT_PLUGIN_INDEX, if set."
     ),
+    Completes("file"),
 ]
 
 
+@output.emits("apt.plugins.trying:TrialResult")
 def try_plugins(
     names: Names,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600.0, help="Longest import waited for.")] = 5.0,
@@ -44,10 +49,12 @@ def try_plugins(
     return ExitCode.OK if result.passed else ExitCode.CHECK_FAILED
 
 
+@output.emits("apt.plugins.installing:InstallResult")
 def install(
     names: Annotated[
         list[str],
         typer.Argument(metavar="NAME...", help="Plugins by any of their names, or requirements, wheels, directories."),
+        Completes("plugin", "file"),
     ],
     optional: Annotated[bool, typer.Option("--optional", help="Also what only adds something.")] = False,
     index: IndexOption = "",
@@ -86,6 +93,7 @@ def install(
     return ExitCode.OK if result.passed else ExitCode.CHECK_FAILED
 
 
+@output.emits("apt.plugins.uninstalling:UninstallResult")
 def uninstall(
     names: Names, dry_run: DryRunOption = False, json: JsonOption = False, quiet: QuietOption = False
 ) -> None:

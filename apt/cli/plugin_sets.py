@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import ExitCode
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
+@output.emits("apt.plugins.locking:LockResult")
 def lock(
     file: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The lock file; wheels go to FILE.wheels.")
@@ -39,8 +41,11 @@ def lock(
     output.emit(locking.lock(file, overwrite=overwrite))
 
 
+@output.emits("apt.plugins.syncing:SyncResult")
 def sync(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A lock file that plugin lock wrote.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A lock file that plugin lock wrote."), Completes("file")
+    ],
     exact: Annotated[bool, typer.Option("--exact", help="Remove plugins that the lock does not name.")] = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,

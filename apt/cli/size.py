@@ -6,6 +6,7 @@ from apt.console import output
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.checkpoint.sizes:SizeFacts")
 def size(
     model: ModelArgument,
     json: JsonOption = False,

@@ -8,14 +8,19 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from apt.console.errors import AptError
 from apt.console.table import Result, Table
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: Where a command function holds the names of the results that it emits.
+EMITTED: Final = "emitted_results"
 
 #: Cells of a numeric column that hold no number.
 _NO_FIGURE: Final = ("", "-", "–", "nan")
@@ -96,6 +101,19 @@ def format_table(table: Table) -> str:
 
     head = [table.title] if table.title else []
     return "\n".join([*head, *(line(row) for row in rows)])
+
+
+def emits(*targets: str) -> Callable[[_Command], _Command]:
+    """Declare which results a command may emit; its schema in ``docs/schemas`` is made of them.
+
+    :param targets: ``"package.module:Class"`` of frozen dataclasses; nothing is imported.
+    """
+
+    def mark(command: _Command) -> _Command:
+        setattr(command, EMITTED, targets)
+        return command
+
+    return mark
 
 
 def emit(result: Result) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
-from apt.plugins import dependencies, helptext, index, ownership, verdicts
+from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, Watch, find, wait_a_tick
@@ -19,8 +19,8 @@ from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest", "ownership",
-    "records", "source", "trial", "verdicts",
+    "base", "build", "completion_tree", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest",
+    "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
 #: So often the index is built anew when what it is built from changes meanwhile.
@@ -56,6 +56,7 @@ def sections(data: IndexData) -> dict[str, str]:
         "list": "\n\n".join(output.format_table(t) for t in listing.tables()),
         "list-json": output.to_json(listing),
         "data": data.to_json(),
+        "complete": completion_tree.section(data),
     }
 
 
@@ -104,7 +105,8 @@ class _Builder:
         """Return a plugin's record and what it declares, judged by itself."""
         facts = {"commands": [], "components": [], "hooks": [], **found.facts}
         record = record_of(found, facts)
-        reason = ""
+        missing: list[str] = []
+        reason = fault = ""
         try:
             if found.fault:
                 raise BadInputError(found.fault)
@@ -113,9 +115,11 @@ class _Builder:
             check(record, facts)
             missing = dependencies.missing(record.required_dependencies)
         except AptError as error:
-            return _not_ready(record, "broken", str(error)), facts
+            fault = str(error)
         if record.name in self._disabled:
             return _not_ready(record, "disabled", "disabled by the user"), facts
+        if fault:
+            return _not_ready(record, "broken", fault), facts
         if missing:
             record = dataclasses.replace(record, missing=tuple(missing))
             return _not_ready(record, "incomplete", f"needs {', '.join(missing)}"), facts
@@ -140,8 +144,10 @@ class _Builder:
         if verdict is None or verdict.seal != seal:
             return facts, record, ""
         if not verdict.reason:
-            # What the class leaves open is as the distribution says.
+            # What the class leaves open is as the distribution says; the options of commands only a manifest tells.
+            options = {c["name"]: c.get("options", ()) for c in facts["commands"]}
             facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
+            facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
             record_of(found, facts),
             sha256=seal.sha256,

@@ -5,7 +5,7 @@ from typing import Final
 from apt.plugins.records import CommandRecord
 
 #: Sections of ``--help``, in order; what plugins bring comes under the last.
-SECTIONS: Final = ("Main job", "Models", "Plugins")
+SECTIONS: Final = ("Main job", "Models", "Plugins", "Shell")
 
 CORE_COMMANDS: Final = (
     CommandRecord(
@@ -34,6 +34,12 @@ CORE_COMMANDS: Final = (
     ),
     CommandRecord(
         "plugin", "apt.cli.plugin:app", "List, describe, install, enable and disable plugins.", section="Plugins"
+    ),
+    CommandRecord(
+        "completion",
+        "apt.cli.completion:completion",
+        "Completion of commands, options and models for bash, zsh, fish.",
+        section="Shell",
     ),
 )
 

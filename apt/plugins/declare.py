@@ -38,7 +38,7 @@ class Declarations:
         self.commands[name] = (target, _one_line(help))
 
     def add_component(
-        self, kind: str, name: str, target: str | Callable[..., Any], schema: str = "", summary: str = ""
+        self, kind: str, name: str, target: str | Callable[..., Any], schema: str | type[Any] = "", summary: str = ""
     ) -> None:
         """See :class:`apt.plugins.base.ComponentRegistry`."""
         if kind not in KINDS:

@@ -5,6 +5,7 @@ that cannot be imported is still listed under its name, with its commands.
 """
 
 import importlib.metadata
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,16 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
-from apt.plugins.manifest import FILE, read_manifest
+from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
 
 GROUP: Final = "apt_model.plugins"
 _BUILTIN_SOURCES: Final = {"builtin": "built-in", "optional": "built-in, optional"}
-#: A package with more files of code is watched by the files that declare; all its files are sealed all the same.
-_WATCHED_FILES: Final = 32
+#: Paths beyond which only the files of a package that declare are watched, since every start looks at each (3 µs): not
+#: its other code, which is sealed all the same, so that no change of it runs untried, nor the summary of a distribution
+#: that is changed in place.
+_WATCHED_PATHS: Final = 256
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Watch:
     newest_ns: int = 0
 
     def add(self, path: str | Path) -> None:
-        """Take a path's stamp; a path that ends in ``/`` stands for the names in a directory."""
+        """Take a path's stamp; see :func:`apt.plugins.index.stamp`."""
         text = str(path)
         if text in self.stamps:
             return
@@ -105,7 +108,7 @@ def _builtin(watch: Watch) -> Iterator[Found]:
 def _dropins(watch: Watch) -> Iterator[Found]:
     directory = Path(index.plugin_directory())
     watch.add(f"{directory}/")
-    watch.add(directory)
+    watch.add(f"{directory}/.")
     try:
         entries = sorted(directory.iterdir())
     except OSError:
@@ -122,19 +125,19 @@ def _dropins(watch: Watch) -> Iterator[Found]:
 
 
 def _watch_code(watch: Watch, root: Path, module: Path) -> None:
-    """Watch a plugin's files; of a large package only those that declare."""
+    """Watch a plugin's files: those that declare, and the others while there are few."""
     watch.add(module)
     if not root.is_dir():
         return
-    watch.add(f"{root}/")
-    watch.add(root / FILE)
-    try:
-        files = list(code_files(root))
-    except OSError:
-        return
-    if len(files) <= _WATCHED_FILES:
-        for file in files:
-            watch.add(file)
+    manifest = root / FILE
+    watch.add(manifest if manifest.exists() else root)  # a directory changes when a manifest is put into it
+    if len(watch.stamps) < _WATCHED_PATHS:
+        watch.add(root)
+        try:
+            for file in itertools.islice(code_files(root), _WATCHED_PATHS):
+                watch.add(file)
+        except OSError:
+            return
 
 
 def _entry_points(watch: Watch) -> Iterator[Found]:
@@ -142,35 +145,33 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
     for entry in index.search_path():
         watch.add(entry)
     for dist in importlib.metadata.distributions(path=index.search_path()):
-        directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
-        try:
-            text = dist.read_text("entry_points.txt") or ""
-        except ValueError:  # not UTF-8
-            text = Path(directory, "entry_points.txt").read_text("utf-8", "replace") if directory is not None else ""
-        if f"[{GROUP}]" not in text.replace(" ", ""):
-            continue
-        if directory is not None:
-            watch.add(Path(directory) / "entry_points.txt")
-            watch.add(Path(directory) / "METADATA")
-        for found in _plugins_of(dist, watch, index.search_path()):
-            if found.folder not in seen:
-                seen.add(found.folder)
-                yield found
-
-
-def _plugins_of(dist: importlib.metadata.Distribution, watch: Watch, search_path: Sequence[str]) -> Iterator[Found]:
-    """Yield the plugins of a distribution; one with the fault, when its metadata cannot be read."""
-    try:
-        yield from [_from_distribution(dist, p, watch, search_path) for p in dist.entry_points.select(group=GROUP)]
-    except (ValueError, TypeError, AttributeError, KeyError):  # importlib.metadata does not expect any of it
-        name = Path(str(getattr(dist, "_path", "unknown"))).name.partition("-")[0]
-        fault = "the metadata of its distribution (METADATA, entry_points.txt) cannot be read"
-        yield Found("entry point", name, f"{name}:", None, f"distribution {name}", {"name": name}, fault)
+        points = _points(dist, watch)
+        for point in points:
+            if point.name not in seen:
+                seen.add(point.name)
+                yield _from_distribution(dist, point, watch, index.search_path())
 
 
 def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
     """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
-    return list(_plugins_of(dist, Watch(), search_path))
+    return [_from_distribution(dist, p, Watch(), search_path) for p in _points(dist, Watch())]
+
+
+def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
+    """Return a distribution's plugins; none where its metadata is damaged."""
+    try:
+        text = dist.read_text("entry_points.txt") or ""
+        if GROUP not in text:
+            return []
+        directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
+        if directory is not None:
+            watch.add(Path(directory) / "entry_points.txt")
+            if len(watch.stamps) < _WATCHED_PATHS:
+                watch.add(Path(directory) / "METADATA")
+        points = list(dist.entry_points.select(group=GROUP))
+        return [p for p in points if TARGET.fullmatch(p.value) or re.fullmatch(r"[\w.]+", p.value)]
+    except Exception:  # the library raises whatever its parsers do; one damaged package hides no other
+        return []
 
 
 def _from_distribution(
@@ -179,21 +180,31 @@ def _from_distribution(
     watch: Watch,
     search_path: Sequence[str],
 ) -> Found:
-    metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
-    facts = {
-        "name": point.name,
-        "version": dist.version,
-        "author": metadata.get("Author") or metadata.get("Author-email") or "",
-        "description": metadata.get("Summary") or "",
-    }
+    facts = {"name": point.name, **_metadata(dist)}
     target = f"{point.module}:{point.attr or ''}"
-    found = Found("entry point", point.name, target, None, f"distribution {dist.name}", facts)
+    found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
     file = source_of(point.module, search_path)
     if file is None:
         return found
     found.root = file.parent if file.name == "__init__.py" else file
     _watch_code(watch, found.root, file)
     return _described(found, file)
+
+
+def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
+    """Return what a distribution says of itself; little where its metadata is damaged."""
+    try:
+        metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
+        author = metadata.get("Author") or metadata.get("Author-email") or ""
+        said = {
+            "distribution": dist.name,
+            "version": dist.version,
+            "author": author,
+            "description": metadata["Summary"],
+        }
+        return {field: str(text or "") for field, text in said.items()}
+    except Exception:  # as above
+        return {"distribution": "unknown", "version": "", "author": "", "description": ""}
 
 
 def source_of(module: str, search_path: Sequence[str]) -> Path | None:

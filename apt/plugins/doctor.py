@@ -13,7 +13,7 @@ from apt.console.errors import AptError, NotFoundError
 from apt.console.table import Table
 from apt.plugins import build, distributions, host, index, manifest, ownership, packages, source, trust, verdicts
 from apt.plugins.dependencies import HELD, held_versions, installed_version
-from apt.plugins.discovery import Found, Watch, find, source_of
+from apt.plugins.discovery import GROUP, Found, Watch, find, source_of
 from apt.plugins.records import PluginRecord
 from apt.plugins.uninstalling import restoring
 from apt.plugins.verdicts import Seal
@@ -52,7 +52,13 @@ def examine(name: str = "") -> DoctorResult:
     for distribution in dict.fromkeys(p.distribution for p in chosen if p.distribution):
         findings += _of_distribution(distribution)
     if not name:
-        findings += [*_of_directory(), *_of_state(data.plugins), *_of_cache(), *_of_environment()]
+        findings += [
+            *_of_directory(),
+            *_of_metadata({p.folder for p in data.plugins}),
+            *_of_state(data.plugins),
+            *_of_cache(),
+            *_of_environment(),
+        ]
     order = ("error", "warning", "note")
     return DoctorResult(tuple(p.name for p in chosen), tuple(sorted(findings, key=lambda f: order.index(f.severity))))
 
@@ -157,6 +163,26 @@ def _of_distribution(name: str) -> Iterator[Finding]:
         evidence = f"{len(differing)} files, {', '.join(differing[:3])}"
         cause = "files of the package were edited, damaged or removed since it was installed"
         yield error("files-differ", name, evidence, cause, reinstall)
+
+
+def _of_metadata(known: set[str]) -> Iterator[Finding]:
+    """Find distributions that mean to bring a plugin, and whose entry points cannot be read."""
+    for entry in index.search_path():
+        for file in sorted(Path(entry).glob("*.dist-info/entry_points.txt")):
+            try:
+                text = file.read_text("utf-8", "replace")
+            except OSError:
+                continue
+            _, found, section = text.partition(f"[{GROUP}]")
+            names = [
+                line.partition("=")[0].strip() for line in section.partition("\n[")[0].splitlines() if line.strip()
+            ]
+            if found and not set(names) <= known:
+                lost = ", ".join(repr(n) for n in names if n not in known)
+                cause = "entry_points.txt or METADATA is damaged; the plugin is not found"
+                yield error(
+                    "bad-metadata", str(file.parent), f"no plugin is found for {lost}", cause, "install it anew"
+                )
 
 
 def _of_directory() -> Iterator[Finding]:

@@ -132,20 +132,26 @@ class Host:
             told = str(error) if isinstance(error, AptError) else f"{type(error).__name__}: {error}"
             output.warn(f"plugin {record.name} could not be loaded: {told}")
 
-    def callable_of(self, command: CommandRecord) -> Callable[..., Any]:
-        """Return the callable that a plugin itself registers for a command; the plugin is set up.
+    def target_of(self, command: CommandRecord) -> str | Callable[..., Any]:
+        """Return what a command is: its target string, or the callable that a plugin registers for it.
 
-        :raises AptError: when the plugin is not ready or no longer registers the command.
+        The plugin is set up. Of a foreign one counts what it registers now, not what its manifest said.
+
+        :raises AptError: when the plugin is not usable or no longer registers the command.
         """
+        if not command.plugin:
+            return command.target
+        record = self.data.plugin(command.plugin)
+        plugin = self.activate(record)
+        if command.target and not record.foreign:
+            return command.target
         from apt.plugins.declare import Declarations
 
-        plugin = self.activate(self.data.plugin(command.plugin))
         declarations = Declarations()
         plugin.register_commands(declarations)
-        target, _ = declarations.commands.get(command.name, ("", ""))
-        if not callable(target):
-            raise AptError(f"plugin {command.plugin} registers no callable for {command.name!r}")
-        return target
+        if command.name not in declarations.commands:
+            raise AptError(f"plugin {command.plugin} does not register the command {command.name!r}")
+        return declarations.commands[command.name][0]
 
     def hook_costs(self) -> list[Table]:
         """Return what the hooks of plugins and importing foreign ones have cost so far in this process."""

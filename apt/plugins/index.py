@@ -62,9 +62,13 @@ def stamp(path: str) -> int:
 
     The change time of an inode covers its content, mode and owner; the inode, a file that was put in its place. A
     path that ends in ``/`` stands for the names in that directory, bytecode caches left out: Python writes those by
-    itself. Tuples of numbers hash alike in every process of one Python.
+    itself; one that ends in ``/.`` for who may write there. Tuples of numbers hash alike in every process of one
+    Python.
     """
     try:
+        if path.endswith("/."):
+            s = os.stat(path)
+            return hash((s.st_mode, s.st_uid, s.st_gid))
         if path.endswith("/"):
             names = sorted(n for n in os.listdir(path) if n != "__pycache__" and not n.startswith("."))
             return zlib.crc32(_encode("/".join(names)))
@@ -74,13 +78,24 @@ def stamp(path: str) -> int:
     return hash((s.st_ctime_ns, s.st_mtime_ns, s.st_ino, s.st_size))
 
 
-def _unchanged(stamps: str) -> bool:
-    """Whether every path still has its stamp; ``stamps`` is the seal of all stamps, then the paths."""
-    seal, *paths = stamps.split("\0")
-    return seal == str(_seal(map(stamp, paths)))
+def _seal(paths: list[str]) -> int:
+    """Return one number for the stamps of all paths: that of :func:`stamp`, in a loop that a start can afford."""
+    stat, sealed = os.stat, 0
+    for path in paths:
+        if path[-1] in "/.":
+            sealed = hash((sealed, stamp(path)))
+            continue
+        try:
+            s = stat(path)
+        except OSError:
+            sealed = hash((sealed, 0))
+        else:
+            sealed = hash((sealed, hash((s.st_ctime_ns, s.st_mtime_ns, s.st_ino, s.st_size))))
+    return sealed
 
 
-def _seal(stamps: "Iterable[int]") -> int:
+def _seal_of(stamps: "Iterable[int]") -> int:
+    """Return the number of stamps that were taken before; :func:`_seal` of their paths while nothing changes."""
     sealed = 0
     for each in stamps:
         sealed = hash((sealed, each))
@@ -132,8 +147,10 @@ def _read(wanted: str, *, current: bool) -> str | None:
             table = _table(head)
             if table is None or wanted not in table or _section(file, table, "identity") != _identity():
                 return None
-            if current and not _unchanged(_section(file, table, "stamps")):
-                return None
+            if current:
+                sealed, *paths = _section(file, table, "stamps").split("\0")
+                if sealed != str(_seal(paths)):
+                    return None
             return _section(file, table, wanted)
     except (OSError, ValueError):
         return None
@@ -169,7 +186,7 @@ def write(stamps: dict[str, int], sections: dict[str, str]) -> None:
     """Write the index; a cache that cannot be written is done without."""
     if os.environ.get("APT_NO_CACHE"):
         return
-    sealed = "\0".join([str(_seal(stamps.values())), *stamps])
+    sealed = "\0".join([str(_seal_of(stamps.values())), *stamps])
     texts = {"identity": _identity(), "stamps": sealed, **sections}
     encoded = {name: _encode(text) for name, text in texts.items()}
     fields, offset = [], 0

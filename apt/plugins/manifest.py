@@ -17,7 +17,7 @@
     target = "greet_plugin.schedulers:constant"
 
 A file with several plugins has a table ``[[plugin]]`` for each. Everything in it is known without importing the
-package; what the class says otherwise is found when it is tried, and then it is not used.
+package; from its trial on, what the class registers counts.
 """
 
 import re

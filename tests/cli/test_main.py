@@ -178,17 +178,6 @@ def test_typer_program_as_a_target_keeps_its_subcommands(
     assert "Only one." in cli("group", "--help").out
 
 
-def test_completion_lists_commands_without_importing_them(
-    cli: Callable, monkeypatch: pytest.MonkeyPatch, do: Callable
-) -> None:
-    do("pass")
-    monkeypatch.setenv("_APT_MODEL_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "apt_model ")
-    monkeypatch.setenv("COMP_CWORD", "1")
-    monkeypatch.setattr(lazy, "load_command", None)
-    assert {"info", "plugin", "quickstart", "do"} <= set(cli("").out.split())
-
-
 @pytest.mark.parametrize(
     ("words", "streams", "code"),
     [

@@ -1,4 +1,4 @@
-"""Drop-in plugins and wheels written on the spot, and environments to install them into."""
+"""Drop-in plugins and wheels written on the spot, and environments of their own for plugins that are installed."""
 
 import base64
 import csv
@@ -8,11 +8,14 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +160,7 @@ def simple_index() -> Iterator[Any]:
         yield server
 
 
-class Environment:
+class Isolated:
     """A virtual environment of its own, in which this source tree and everything it needs are found."""
 
     def __init__(self, directory: Path, *, index: str = "") -> None:
@@ -201,11 +204,11 @@ class Environment:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Callable[..., Environment]:
+def environment(tmp_path: Path) -> Callable[..., Isolated]:
     """Make a virtual environment; without an index, pip has none."""
 
-    def make(name: str = "env", *, index: str = "") -> Environment:
-        return Environment(tmp_path / name, index=index)
+    def make(name: str = "env", *, index: str = "") -> Isolated:
+        return Isolated(tmp_path / name, index=index)
 
     return make
 
@@ -217,7 +220,7 @@ def locked_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The plugins are greet, big and hello; hello is disabled.
     """
     directory = tmp_path_factory.mktemp("locked")
-    here = Environment(directory / "env")
+    here = Isolated(directory / "env")
     write_wheel("made-helper", plugin=None, directory=directory)
     wheel = write_wheel("greet-plugin", plugin="greet", requires=("made-helper>=1",), directory=directory)
     here.variables["PIP_FIND_LINKS"] = str(directory)
@@ -229,3 +232,70 @@ def locked_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "out").mkdir()
     here.json("plugin", "lock", "-o", directory / "out" / "set.json")
     return directory / "out"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that sees the packages of this one, and an empty home."""
+
+    home: Path
+    binaries: Path
+    variables: Mapping[str, str]
+
+    def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment in its home."""
+        own = self.binaries / words[0]
+        command = [own if own.exists() else words[0], *words[1:]]
+        return subprocess.run(
+            command, cwd=cwd or self.home, env=self.variables, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Environment:
+    """An environment in which packages can be installed, offline and without touching ours."""
+    root = tmp_path / "fresh"
+    venv.EnvBuilder(symlinks=True).create(root)
+    home, binaries = root / "home", root / "bin"
+    home.mkdir()
+    (site,) = root.glob("lib/python*/site-packages")
+    packages = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    (site / "parent.pth").write_text("\n".join([str(ROOT), *packages, ""]), encoding="utf-8")
+    script = binaries / "apt_model"
+    start = "import sys\nfrom apt_model.__main__ import main\nsys.exit(main())\n"
+    script.write_text(f"#!{binaries / 'python'}\n{start}", encoding="utf-8")
+    script.chmod(0o755)
+    variables = {
+        "HOME": str(home),
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip takes the value for that of build isolation
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    return Environment(home, binaries, variables)
+
+
+@pytest.fixture(scope="session")
+def type_check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Run mypy on files beside the package, as strict as ``mypy --strict`` for them.
+
+    The cache of ``make types`` is copied where there is one: without it, mypy reads all that the package imports.
+    """
+    directory = tmp_path_factory.mktemp("mypy")
+    cache = directory / "cache"
+    if (ROOT / ".mypy_cache").is_dir():
+        shutil.copytree(ROOT / ".mypy_cache", cache, ignore_dangling_symlinks=True)
+    config = directory / "mypy.toml"
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+    def run(*files: Path, modules: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        override = f"[[tool.mypy.overrides]]\nmodule = {list(modules)}\nwarn_return_any = true\n" if modules else ""
+        config.write_text(f"{text}\n{override}", encoding="utf-8")
+        command = [sys.executable, "-m", "mypy", "--config-file", config, "--cache-dir", cache, *files]
+        variables = {**os.environ, "MYPYPATH": "."}
+        return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+    yield run
+    shutil.rmtree(cache, ignore_errors=True)  # a hundred MiB, which pytest would keep
