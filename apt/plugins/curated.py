@@ -19,7 +19,6 @@ from apt.plugins.dependencies import HELD
 from apt.plugins.manifest import NAME
 from apt.registry import did_you_mean
 
-VARIABLE: Final = "APT_PLUGIN_INDEX"
 _LARGEST: Final = 5_000_000
 _SECONDS: Final = 10.0
 _TEXTS: Final = ("name", "description", "requirement", "version", "author", "homepage")
@@ -55,7 +54,7 @@ def offers(place: str = "") -> tuple[Offer, ...]:
 
 def place_of(place: str) -> str:
     """Return the index that is asked when the command line says ``place``; ``""`` for none."""
-    return place or os.environ.get(VARIABLE, "")
+    return place or os.environ.get("APT_PLUGIN_INDEX", "")
 
 
 def _read(place: str) -> bytes:

@@ -174,15 +174,11 @@ def _of_metadata(known: set[str]) -> Iterator[Finding]:
             except OSError:
                 continue
             _, found, section = text.partition(f"[{GROUP}]")
-            names = [
-                line.partition("=")[0].strip() for line in section.partition("\n[")[0].splitlines() if line.strip()
-            ]
-            if found and not set(names) <= known:
-                lost = ", ".join(repr(n) for n in names if n not in known)
-                cause = "entry_points.txt or METADATA is damaged; the plugin is not found"
-                yield error(
-                    "bad-metadata", str(file.parent), f"no plugin is found for {lost}", cause, "install it anew"
-                )
+            lines = [line.strip() for line in section.partition("\n[")[0].splitlines() if found]
+            names = [line.partition("=")[0].strip() for line in lines if line and not line.startswith("#")]
+            if lost := ", ".join(repr(n) for n in names if n not in known):
+                evidence, cause = f"no plugin is found for {lost}", "entry_points.txt is damaged"
+                yield error("bad-metadata", str(file.parent), evidence, cause, "install it anew")
 
 
 def _of_directory() -> Iterator[Finding]:

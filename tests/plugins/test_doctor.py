@@ -124,7 +124,7 @@ def test_state_cache_and_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_unreadable_directory_is_a_finding_of_its_own(environment: Make, tmp_path: Path) -> None:
     here = environment()
     here.drop("a.py", "").parent.chmod(0o700)
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    for path in (tmp_path, *tmp_path.parents[:-2]):
         path.chmod(path.stat().st_mode | 0o055)
     (here.directory / "cache").mkdir()
     here.command = ["setpriv", "--reuid=65534", "--clear-groups", "--"]
