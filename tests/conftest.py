@@ -13,6 +13,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What the tests read does not depend on the locale of who runs them.
+os.environ["APT_LANG"] = "en"
 
 TRAINING_TEXT = (
     "def add(a, b):\n    return a + b\n\n"

@@ -59,7 +59,8 @@ def cli_page(records: "list[CommandRecord]", plugins: "list[PluginRecord]", comm
         "Data goes to stdout, talk to stderr; `--json` makes the data one JSON document, whose JSON Schema is linked\n"
         "below each command; an error is then [an object](schemas/error.json) too. Nothing is animated or coloured\n"
         "off a terminal, nor where `NO_COLOR` is set. The environment variables are in\n"
-        "[configuration.md](configuration.md).\n",
+        "[configuration.md](configuration.md); `APT_LANG` (`en`, `zh-CN`) is the language of messages and help,\n"
+        "without it the locale decides. JSON is the same in every language.\n",
         "## Exit codes\n",
         "| code | meaning |\n|---|---|\n"
         + "".join(f"| {code.value} | {_EXIT_CODES[code.name]} |\n" for code in ExitCode)
@@ -107,7 +108,7 @@ def _markdown(documented: object) -> str:
 def generated() -> dict[str, str]:
     """Return the pages by path; what the user has installed beside this package is left out of sight."""
     with tempfile.TemporaryDirectory() as home:
-        os.environ.update(APT_HOME=home, APT_NO_CACHE="1")
+        os.environ.update(APT_HOME=home, APT_NO_CACHE="1", APT_LANG="en")
         from apt.cli import lazy
         from apt.plugins import completion_tree
 

@@ -12,6 +12,7 @@ os.environ["TYPER_USE_RICH"] = "0"
 
 import functools
 import inspect
+import sys
 import textwrap
 import time
 import typing
@@ -24,6 +25,7 @@ import typer.core
 import typer.main
 import typer.models
 
+from apt.console import output
 from apt.console.errors import NotFoundError
 from apt.plugins import host as hosts
 from apt.plugins.records import CommandRecord
@@ -69,7 +71,7 @@ class LazyGroup(typer.core.TyperGroup):
         from apt.plugins import helptext
 
         data = hosts.current().data
-        formatter.write(helptext.render(data.commands, data.plugins) + "\n")
+        formatter.write(helptext.render(data.commands, data.plugins, output.language_of(sys.stdout)) + "\n")
 
 
 def _nearest(word: str) -> str:
@@ -80,7 +82,8 @@ def _nearest(word: str) -> str:
 
 def _stub(record: CommandRecord) -> Any:
     application = typer.Typer(add_completion=False)
-    application.command(name=record.name, help=record.help, short_help=record.help)(lambda: None)
+    text = output.told(record.help, output.language_of(sys.stdout))
+    application.command(name=record.name, help=text, short_help=text)(lambda: None)
     return typer.main.get_command(application)
 
 
@@ -101,6 +104,11 @@ def load_command(record: CommandRecord) -> Any:
         command = typer.main.get_command(application)
     command.name = record.name
     _tell_hooks(command, record.name)
+    spoken = output.language_of(sys.stdout)
+    if spoken != "en":
+        from apt.cli import translated_help
+
+        translated_help.prepare(command, spoken)
     return command
 
 

@@ -100,7 +100,7 @@ def _help() -> str:
     from apt.plugins import helptext
 
     data = hosts.current().data
-    return helptext.render(data.commands, data.plugins)
+    return helptext.render(data.commands, data.plugins, output.language_of(sys.stdout))
 
 
 def _program() -> str:

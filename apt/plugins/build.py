@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from apt import language
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
 from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
@@ -45,15 +46,19 @@ def _look(watch: Watch) -> IndexData:
     own = [str(here / f"{name}.py") for name in _OWN_SOURCES]
     for path in (index.state_path(), verdicts.directory(), *own):
         watch.add(path)
+    if language() != "en":
+        from apt.console import catalogue
+
+        watch.add(catalogue.path(language()))
     return _Builder().build(find(watch))
 
 
 def sections(data: IndexData) -> dict[str, str]:
-    """Return the texts that the index holds ready, and its records."""
+    """Return the texts that the index holds ready, in the user's language, and its records."""
     listing = PluginList(index.plugin_directory(), data.plugins)
     return {
-        "help": helptext.render(data.commands, data.plugins),
-        "list": "\n\n".join(output.format_table(t) for t in listing.tables()),
+        "help": helptext.render(data.commands, data.plugins, language()),
+        "list": "\n\n".join(output.format_table(t, language()) for t in listing.tables()),
         "list-json": output.to_json(listing),
         "data": data.to_json(),
         "complete": completion_tree.section(data),

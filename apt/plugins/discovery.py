@@ -25,7 +25,7 @@ _BUILTIN_SOURCES: Final = {"builtin": "built-in", "optional": "built-in, optiona
 #: Paths beyond which only the files of a package that declare are watched, since every start looks at each (3 µs): not
 #: its other code, which is sealed all the same, so that no change of it runs untried, nor the summary of a distribution
 #: that is changed in place.
-_WATCHED_PATHS: Final = 256
+_WATCHED_PATHS: Final = 128
 
 
 @dataclass(slots=True)

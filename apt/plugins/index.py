@@ -1,10 +1,10 @@
 """The cached index of what is installed: what the fast path reads.
 
-One file per environment and home in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and ``plugin
-list`` ready to print, the records of plugins, commands and components as JSON, and the seal of every file and directory
-that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal agrees;
-whoever finds the index stale, damaged or absent builds it anew and replaces it atomically, without a word. Sections
-have a checksum each, so that nobody reads what he does not need.
+One file per environment, home and language in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and
+``plugin list`` ready to print, the records of plugins, commands and components as JSON, and the seal of every file and
+directory that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal
+agrees; whoever finds the index stale, damaged or absent builds it anew and replaces it atomically, without a word.
+Sections have a checksum each, so that nobody reads what he does not need.
 
 This module is imported on every start: it uses nothing beyond ``os``, ``sys`` and ``zlib``.
 """
@@ -13,6 +13,7 @@ import os
 import sys
 import zlib
 
+from apt import language
 from apt_model import __version__
 
 TYPE_CHECKING = False
@@ -108,7 +109,7 @@ def environment() -> str:
 
 
 def _identity() -> str:
-    return "\0".join([environment(), home(), *search_path()])
+    return "\0".join([environment(), language(), home(), *search_path()])
 
 
 def _file() -> str:
@@ -130,27 +131,23 @@ def _decode(data: bytes) -> str:
 
 def ready_text(section: str) -> str | None:
     """Return a section of the index (``help``, ``list``, ``list-json``, ``data``); ``None`` when it is not current."""
-    return _read(section, current=True)
+    data = ready_bytes(section)
+    return None if data is None else _decode(data)
 
 
-def stale_text(section: str) -> str | None:
-    """Return a section of the index even when something has changed since; for what carries its own stamps."""
-    return _read(section, current=False)
-
-
-def _read(wanted: str, *, current: bool) -> str | None:
+def ready_bytes(wanted: str) -> bytes | None:
+    """Return a section as it is in the file, in UTF-8: for what is only handed on."""
     if os.environ.get("APT_NO_CACHE"):
         return None
     try:
         with open(_file(), "rb", buffering=0) as file:
             head = file.read(_HEAD_BYTES)
             table = _table(head)
-            if table is None or wanted not in table or _section(file, table, "identity") != _identity():
+            if table is None or wanted not in table or _section(file, table, "identity") != _encode(_identity()):
                 return None
-            if current:
-                sealed, *paths = _section(file, table, "stamps").split("\0")
-                if sealed != str(_seal(paths)):
-                    return None
+            sealed, *paths = _decode(_section(file, table, "stamps")).split("\0")
+            if sealed != str(_seal(paths)):
+                return None
             return _section(file, table, wanted)
     except (OSError, ValueError):
         return None
@@ -169,7 +166,7 @@ def _table(head: bytes) -> dict[str, tuple[int, int, int]] | None:
     return table
 
 
-def _section(file: "FileIO", table: dict[str, tuple[int, int, int]], name: str) -> str:
+def _section(file: "FileIO", table: dict[str, tuple[int, int, int]], name: str) -> bytes:
     """Read one section.
 
     :raises ValueError: when its bytes are not those that were written.
@@ -179,7 +176,7 @@ def _section(file: "FileIO", table: dict[str, tuple[int, int, int]], name: str) 
     data = file.read(length)
     if len(data) != length or zlib.crc32(data) != checksum:
         raise ValueError(name)
-    return _decode(data)
+    return data
 
 
 def write(stamps: dict[str, int], sections: dict[str, str]) -> None:
