@@ -9,6 +9,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -212,8 +213,9 @@ def source_of(module: str, search_path: Sequence[str]) -> Path | None:
     relative = Path(*module.split("."))
     for entry in search_path:
         for candidate in (Path(entry, relative, "__init__.py"), Path(entry, relative).with_suffix(".py")):
-            if candidate.is_file():
-                return candidate
+            with suppress(PermissionError):  # a place that cannot be entered holds nothing for Python either
+                if candidate.is_file():
+                    return candidate
     return None
 
 

@@ -168,7 +168,7 @@ def _of_distribution(name: str) -> Iterator[Finding]:
 def _of_metadata(known: set[str]) -> Iterator[Finding]:
     """Find distributions that mean to bring a plugin, and whose entry points cannot be read."""
     for entry in index.search_path():
-        for file in sorted(Path(entry).glob("*.dist-info/entry_points.txt")):
+        for file in _entry_points(Path(entry)):
             try:
                 text = file.read_text("utf-8", "replace")
             except OSError:
@@ -179,6 +179,13 @@ def _of_metadata(known: set[str]) -> Iterator[Finding]:
             if lost := ", ".join(repr(n) for n in names if n not in known):
                 evidence, cause = f"no plugin is found for {lost}", "entry_points.txt is damaged"
                 yield error("bad-metadata", str(file.parent), evidence, cause, "install it anew")
+
+
+def _entry_points(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.glob("*.dist-info/entry_points.txt"))
+    except OSError:  # a place that cannot be entered holds nothing for Python either
+        return []
 
 
 def _of_directory() -> Iterator[Finding]:

@@ -95,6 +95,7 @@ steps:
 _PLUGIN = """\
 from apt.plugins.base import Plugin
 class Made(Plugin):
+    name = "{name}"
     description = "says hello"
 """
 
@@ -188,13 +189,13 @@ class Furniture:
             file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: my_plugin\nVersion: 1.0\n")
             file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             file.writestr(f"{info}/entry_points.txt", "[apt_model.plugins]\nmy-plugin = my_plugin:Made\n")
-            file.writestr("my_plugin.py", _PLUGIN)
+            file.writestr("my_plugin.py", _PLUGIN.format(name="my-plugin"))
             file.writestr(f"{info}/RECORD", "")
 
     def dropin(self, here: Path, word: str, hub: Any) -> None:
         path = store.home() / "plugins" / f"{word}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_PLUGIN, encoding="utf-8")
+        path.write_text(_PLUGIN.format(name=word), encoding="utf-8")
 
     def index(self, here: Path, word: str, hub: Any) -> None:
         offer = {"name": "greet-index", "description": "剪枝", "requirement": "greet-plugin>=1"}

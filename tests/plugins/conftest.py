@@ -207,7 +207,7 @@ class Isolated:
 def environment(tmp_path: Path) -> Callable[..., Isolated]:
     """Make a virtual environment; without an index, pip has none."""
 
-    def make(name: str = "env", *, index: str = "") -> Isolated:
+    def make(name: str | Path = "env", *, index: str = "") -> Isolated:
         return Isolated(tmp_path / name, index=index)
 
     return make

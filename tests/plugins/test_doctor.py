@@ -1,7 +1,8 @@
 """The doctor: each kind of fault has its finding, and looking imports nothing."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,18 @@ def test_state_cache_and_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert findings()["no-cache"].severity == "note"
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may read: pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
-def test_unreadable_directory_is_a_finding_of_its_own(environment: Make, tmp_path: Path) -> None:
-    here = environment()
+def test_unreadable_directory_is_a_finding_of_its_own(environment: Make, open_directory: Path) -> None:
+    here = environment(open_directory / "env")
     here.drop("a.py", "").parent.chmod(0o700)
-    for path in (tmp_path, *tmp_path.parents[:-2]):
-        path.chmod(path.stat().st_mode | 0o055)
     (here.directory / "cache").mkdir()
     here.command = ["setpriv", "--reuid=65534", "--clear-groups", "--"]
     ran = here.run("plugin", "doctor")
