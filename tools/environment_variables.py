@@ -10,6 +10,7 @@ READ: Final = {
     "APT_HOME": "Directory of the store, the plugins and what is disabled; `~/.apt_model` when absent.",
     "APT_NO_CACHE": "Any value: the index of plugins is built at every start and not kept.",
     "APT_SAFE_MODE": "Any value: plugins of others are left out, as by `apt_model --safe-mode`.",
+    "APT_PLUGIN_INDEX": "The curated index that `plugin search` and `plugin install` ask when `--index` names none.",
     "APT_DEBUG": "Any value: an error is shown with its traceback.",
     "SHELL": "The shell that `apt_model completion` means when it names none.",
     "XDG_DATA_HOME": "Where bash looks for completion scripts; `~/.local/share` when absent.",

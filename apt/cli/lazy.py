@@ -173,7 +173,10 @@ def _is_option(word: str) -> bool:
 
 
 def _tell_hooks(command: Any, words: str) -> None:
-    """Have the hooks told before and after each command below ``command`` runs; make its help plain text."""
+    """Have the hooks told before and after each command below ``command`` runs; make its help plain text.
+
+    Of managing plugins no hook is told: it must not need what it is to mend or to remove.
+    """
     command.rich_markup_mode = None
     command.help = _with_examples(command.help or "")
     children = getattr(command, "commands", None)
@@ -188,8 +191,8 @@ def _tell_hooks(command: Any, words: str) -> None:
 
     @functools.wraps(function)
     def told(*arguments: Any, **options: Any) -> Any:
-        host = hosts.current()
-        host.fire("before_operation", operation=words, options=options)
+        fire = _told_nobody if words.partition(" ")[0] == "plugin" else hosts.current().fire
+        fire("before_operation", operation=words, options=options)
         begun = time.monotonic()
         error: BaseException | None = None
         try:
@@ -202,9 +205,13 @@ def _tell_hooks(command: Any, words: str) -> None:
             raise
         finally:
             seconds = time.monotonic() - begun
-            host.fire("after_operation", operation=words, options=options, seconds=seconds, error=error)
+            fire("after_operation", operation=words, options=options, seconds=seconds, error=error)
 
     command.callback = told
+
+
+def _told_nobody(hook: str, **facts: Any) -> list[Any]:
+    return []
 
 
 def _keep_argument_help(command: Any, function: Callable[..., Any]) -> None:

@@ -109,7 +109,7 @@ class _Builder:
     def _judge(self, found: Found) -> tuple[PluginRecord, dict[str, Any]]:
         """Return a plugin's record and what it declares, judged by itself."""
         facts = {"commands": [], "components": [], "hooks": [], **found.facts}
-        record = _record(found, facts)
+        record = record_of(found, facts)
         missing: list[str] = []
         reason = fault = ""
         try:
@@ -117,7 +117,7 @@ class _Builder:
                 raise BadInputError(found.fault)
             if found.foreign:
                 facts, record, reason = self._verdict(found, facts, record)
-            _check(record, facts)
+            check(record, facts)
             missing = dependencies.missing(record.required_dependencies)
         except AptError as error:
             fault = str(error)
@@ -154,7 +154,7 @@ class _Builder:
             facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
             facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
-            _record(found, facts),
+            record_of(found, facts),
             sha256=seal.sha256,
             import_seconds=verdict.import_seconds,
             import_bytes=verdict.import_bytes,
@@ -243,7 +243,7 @@ def _precedence(record: PluginRecord) -> tuple[bool, int, bool, bool]:
     return not record.usable, rank, record.status != "ready", record.folder.replace("_", "-") != record.name
 
 
-def _check(record: PluginRecord, facts: dict[str, Any]) -> None:
+def check(record: PluginRecord, facts: dict[str, Any]) -> None:
     """Check what a plugin says of itself.
 
     :raises BadInputError: for what cannot be taken.
@@ -268,7 +268,8 @@ def _check(record: PluginRecord, facts: dict[str, Any]) -> None:
             raise BadInputError(f"bad target {each['target']!r}: expected 'package.module:attribute'")
 
 
-def _record(found: Found, facts: dict[str, Any]) -> PluginRecord:
+def record_of(found: Found, facts: dict[str, Any]) -> PluginRecord:
+    """Return the record of a plugin as it describes itself, before it is judged."""
     return PluginRecord(
         name=str(facts["name"]),
         version=str(facts.get("version") or "0"),

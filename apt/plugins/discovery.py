@@ -8,7 +8,8 @@ import importlib.metadata
 import itertools
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -149,7 +150,12 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         for point in points:
             if point.name not in seen:
                 seen.add(point.name)
-                yield _from_distribution(dist, point, watch)
+                yield _from_distribution(dist, point, watch, index.search_path())
+
+
+def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
+    """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
+    return [_from_distribution(dist, p, Watch(), search_path) for p in _points(dist, Watch())]
 
 
 def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
@@ -170,12 +176,15 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
 
 
 def _from_distribution(
-    dist: importlib.metadata.Distribution, point: importlib.metadata.EntryPoint, watch: Watch
+    dist: importlib.metadata.Distribution,
+    point: importlib.metadata.EntryPoint,
+    watch: Watch,
+    search_path: Sequence[str],
 ) -> Found:
     facts = {"name": point.name, **_metadata(dist)}
     target = f"{point.module}:{point.attr or ''}"
     found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
-    file = _source_of(point.module)
+    file = source_of(point.module, search_path)
     if file is None:
         return found
     found.root = file.parent if file.name == "__init__.py" else file
@@ -199,13 +208,14 @@ def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
         return {"distribution": "unknown", "version": "", "author": "", "description": ""}
 
 
-def _source_of(module: str) -> Path | None:
+def source_of(module: str, search_path: Sequence[str]) -> Path | None:
     """Find a module's file by its name alone: importlib would import its parents."""
     relative = Path(*module.split("."))
-    for entry in index.search_path():
+    for entry in search_path:
         for candidate in (Path(entry, relative, "__init__.py"), Path(entry, relative).with_suffix(".py")):
-            if candidate.is_file():
-                return candidate
+            with suppress(PermissionError):  # a place that cannot be entered holds nothing for Python either
+                if candidate.is_file():
+                    return candidate
     return None
 
 

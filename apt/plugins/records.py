@@ -95,6 +95,11 @@ class PluginRecord:
         return not self.source.startswith("built-in")
 
     @property
+    def distribution(self) -> str:
+        """Name of the distribution that brings it; ``""`` for a built-in one or a drop-in."""
+        return self.location.removeprefix("distribution ") if self.source == "entry point" else ""
+
+    @property
     def cost(self) -> str:
         """What importing it cost in its trial, for people; ``"-"`` when it was not tried."""
         if self.import_seconds is None or self.import_bytes is None:

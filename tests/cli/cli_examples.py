@@ -92,6 +92,13 @@ steps:
     with: {model: "${inputs.model}", output: "${out}/pruned", ratio: "${inputs.ratio}", strategy: magnitude}
 """
 
+_PLUGIN = """\
+from apt.plugins.base import Plugin
+class Made(Plugin):
+    name = "{name}"
+    description = "says hello"
+"""
+
 
 class Furniture:
     """Puts what an example names where it names it; whatever costs time is made once.
@@ -181,7 +188,23 @@ class Furniture:
         with zipfile.ZipFile(here / word, "w") as file:
             file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: my_plugin\nVersion: 1.0\n")
             file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            file.writestr(f"{info}/entry_points.txt", "[apt_model.plugins]\nmy-plugin = my_plugin:Made\n")
+            file.writestr("my_plugin.py", _PLUGIN.format(name="my-plugin"))
             file.writestr(f"{info}/RECORD", "")
+
+    def dropin(self, here: Path, word: str, hub: Any) -> None:
+        path = store.home() / "plugins" / f"{word}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_PLUGIN.format(name=word), encoding="utf-8")
+
+    def index(self, here: Path, word: str, hub: Any) -> None:
+        offer = {"name": "greet-index", "description": "剪枝", "requirement": "greet-plugin>=1"}
+        (here / word).write_text(json.dumps({"plugins": [offer]}), encoding="utf-8")
+
+    def locked(self, here: Path, word: str, hub: Any) -> None:
+        empty: dict[str, Any] = {"environment": {}, "packages": [], "dropins": [], "disabled": []}
+        lock = {"format": "apt_model plugins", "version": 1, **empty}
+        (here / word).write_text(json.dumps(lock), encoding="utf-8")
 
 
 #: What examples name as an input, and how it comes there.
@@ -212,4 +235,9 @@ PLACES: dict[str, Callable[[Furniture, Path, str, Any], None]] = {
     "hf:owner/name": Furniture.cached,
     "hf:Qwen/Qwen2.5-0.5B": Furniture.cached,
     "./my_plugin-1.0-py3-none-any.whl": Furniture.wheel,
+    "greet": Furniture.dropin,
+    "hello": Furniture.dropin,
+    "./plugins.json": Furniture.index,
+    "plugins.json": Furniture.locked,
+    "apt-plugins.json": Furniture.locked,
 }

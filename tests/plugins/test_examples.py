@@ -49,6 +49,7 @@ def test_statuses_before_and_after_use(copied: Path, cli: Callable[..., Any]) ->
     ran = cli("too-new")
     assert (ran.code, ran.out) == (1, "")
     assert "plugin too-new cannot be loaded: needs plugin interface 99" in ran.err
+    assert cli("list").code == 0
     after = listed(cli)
     assert (after["raises"]["status"], after["raises"]["reason"]) == ("quarantined", "KeyError: 'large'")
     assert after["operation-log"]["status"] == "ready"  # its hook was called

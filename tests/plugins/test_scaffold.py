@@ -46,11 +46,10 @@ def test_package_passes_its_own_tests_and_works_from_its_wheel(fresh: Any) -> No
     done(fresh.run("apt_model", "plugin", "install", wheel))
 
     known = json.loads(done(fresh.run("apt_model", "plugin", "info", "my-decay", "--json")))
-    assert (known["status"], known["source"], known["version"]) == ("untried", "entry point", "0.1.0")
+    assert (known["status"], known["source"], known["version"]) == ("ready", "entry point", "0.1.0")
     assert (known["description"], known["components"]) == (CHINESE, ["scheduler my-decay-inverse-sqrt"])
     shown = json.loads(done(fresh.run("apt_model", "my-decay", "--steps", "9", "--points", "2", "--json")))
     assert (shown["steps"], shown["factors"]) == ([0, 8], [1.0, pytest.approx(1 / 3)])
-    assert json.loads(done(fresh.run("apt_model", "plugin", "info", "my-decay", "--json")))["status"] == "ready"
     offered = "from apt.plugins import host; print(*host.load().command('my-decay').options)"
     assert done(fresh.run("python", "-c", offered)) == "--steps= --points= --warmup-share= --json --quiet\n"
     use = "component = host.registry().get('scheduler', 'my-decay-inverse-sqrt'); print(component.load().__module__)"
