@@ -121,9 +121,13 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _diagnosis(name: str, path: Path, checked: tuple[str, ...], findings: list[Finding]) -> Diagnosis:
     order = {"error": 0, "warning": 1, "note": 2}
     findings.sort(key=lambda f: order[f.severity])
-    worst = findings[0].severity if findings else "note"
-    verdicts: dict[str, Verdict] = {"error": "faulty", "warning": "suspicious", "note": "healthy"}
-    return Diagnosis(name, path, verdicts[worst], checked, tuple(findings))
+    return Diagnosis(name, path, verdict_of(findings), checked, tuple(findings))
+
+
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """Judge by the worst finding."""
+    severities = {f.severity for f in findings}
+    return "faulty" if "error" in severities else "suspicious" if "warning" in severities else "healthy"
 
 
 #: What is looked at, in order.

@@ -17,18 +17,26 @@ def debug(
         str | None,
         typer.Argument(metavar="[MODEL]", help="A path, a name in the store, tiny, hf:owner/name.", show_default=False),
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also load and run MODEL: activations, KV cache, settings that do not fit.")
+    ] = False,
+    text: Annotated[
+        str, typer.Option("--text", metavar="FILE", help="Text that --deep judges by (.txt or .jsonl).")
+    ] = "embedded",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Find faults of the environment; with MODEL, faults of its files, config, tensors, tokenizer and weights.
 
-    Each finding says what shows it, the likely cause and what mends it. The model is read, never loaded: a pass over
-    headers, JSON files and the raw weights, without torch.
+    Each finding says what shows it, the likely cause and what mends it. Without --deep the model is read, never loaded:
+    a pass over headers, JSON files and the raw weights, without torch. With --deep it is run on a text, and settings and
+    weights that fit by shape only are found by the changes that make the text likelier.
 
     \b
     Examples:
       apt_model debug
       apt_model debug ./my-model
+      apt_model debug ./my-model --deep
       apt_model debug my-model.gguf --json
 
     \b
@@ -41,9 +49,14 @@ def debug(
         state = environment(_plugin_states(), _plugin_checks())
         output.emit(state)
         return ExitCode.OK if state.sound else ExitCode.CHECK_FAILED
-    from apt.checkpoint.diagnosis import diagnose
+    if deep:
+        from apt.evaluation.deep import diagnose_deeply
 
-    diagnosis = diagnose(model)
+        diagnosis = diagnose_deeply(model, text=text)
+    else:
+        from apt.checkpoint.diagnosis import diagnose
+
+        diagnosis = diagnose(model)
     output.emit(diagnosis)
     return ExitCode.CHECK_FAILED if diagnosis.verdict == "faulty" else ExitCode.OK
 
