@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Final, Literal
 
 from apt.checkpoint.diagnosis_config import config_findings, tensor_findings
-from apt.checkpoint.diagnosis_tokenizer import gguf_token_findings, template_findings, token_findings
+from apt.checkpoint.diagnosis_files import broken_file_findings, stray_findings
+from apt.checkpoint.diagnosis_gguf import gguf_findings
+from apt.checkpoint.diagnosis_settings import settings_findings
+from apt.checkpoint.diagnosis_tokenizer import template_findings, token_findings
+from apt.checkpoint.diagnosis_vocabulary import vocabulary_findings
 from apt.checkpoint.diagnosis_weights import weight_findings
 from apt.checkpoint.findings import Finding, error, note
 from apt.checkpoint.gguf import GGUFFile
-from apt.checkpoint.reader import Checkpoint, file_digest
+from apt.checkpoint.reader import Checkpoint, file_digest, read_json
 from apt.checkpoint.sizes import display_name, open_model
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.console.table import Table
 from apt.store import resolve
 
 Verdict = Literal["healthy", "suspicious", "faulty"]
+Check = Callable[[Checkpoint], Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,37 @@ def diagnose(ref: str) -> Diagnosis:
     try:
         model = open_model(ref)
     except (BadInputError, NotFoundError, UnsupportedError) as problem:
-        return _diagnosis(name, path, ("files",), [unreadable(path, problem)])
+        return _broken(name, path, problem)
     if isinstance(model, GGUFFile):
-        return _diagnosis(name, path, ("header", "special tokens"), list(gguf_token_findings(model)))
+        return _diagnosis(name, path, ("header", "special tokens", "types"), list(gguf_findings(model)))
+    return _diagnosis(name, model.path, tuple(what for what, _ in CHECKS), _run(model, CHECKS))
+
+
+def _broken(name: str, path: Path, problem: AptError) -> Diagnosis:
+    """A model that cannot be opened: its files one by one, and what can be checked without the weights."""
     findings: list[Finding] = []
-    for what, check in CHECKS:
+    checked: tuple[str, ...] = ("files",)
+    if path.is_dir():
+        findings, tensors = broken_file_findings(path)
+        if findings and (path / "config.json").is_file():
+            without_weights = tuple(c for c in CHECKS if c[0] in ("special tokens", "tokenizer", "chat template"))
+            try:
+                found = _run(Checkpoint(path, read_json(path / "config.json"), tensors), without_weights)
+            except BadInputError as second:
+                found = [unreadable(path, second)]
+            findings, checked = [*findings, *found], ("files", *(what for what, _ in without_weights))
+    return _diagnosis(name, path, checked, findings or [unreadable(path, problem)])
+
+
+def _run(model: Checkpoint, checks: "tuple[tuple[str, Check], ...]") -> list[Finding]:
+    """Run checks; one that cannot read its file says so as a finding."""
+    findings: list[Finding] = []
+    for what, check in checks:
         try:
             findings += check(model)
         except (BadInputError, UnsupportedError) as problem:
             findings.append(unreadable(model.path, problem, what))
-    return _diagnosis(name, model.path, tuple(what for what, _ in CHECKS), findings)
+    return findings
 
 
 def unreadable(path: Path, problem: AptError, what: str = "files") -> Finding:
@@ -102,6 +128,7 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
                 "changed or damaged after it was made",
                 "restore it from a backup, or make it again",
             )  # fmt: skip
+    yield from stray_findings(checkpoint)
     for path in sorted(checkpoint.path.glob("*.json")):
         with path.open("rb") as stream:
             marked = stream.read(3) == b"\xef\xbb\xbf"
@@ -131,11 +158,13 @@ def verdict_of(findings: Iterable[Finding]) -> Verdict:
 
 
 #: What is looked at, in order.
-CHECKS: Final[tuple[tuple[str, Callable[[Checkpoint], Iterable[Finding]]], ...]] = (
+CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("files", file_findings),
     ("config", config_findings),
+    ("settings", settings_findings),
     ("tensors", tensor_findings),
     ("special tokens", token_findings),
+    ("tokenizer", vocabulary_findings),
     ("chat template", template_findings),
     ("weights", weight_findings),
 )

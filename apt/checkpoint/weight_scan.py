@@ -7,7 +7,7 @@ is larger than every finite pattern). Blocks are read, not mapped, so memory sta
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -54,6 +54,7 @@ class TensorScan:
     :param non_finite: number of NaNs and infinities; ``first_non_finite`` is the index of the first in row-major order.
     :param largest: largest finite magnitude.
     :param rms: root mean square of the finite values of a sample (one in 127 of a large tensor, all of a small one).
+    :param quantiles: 10 %, 50 % and 90 % quantile of the finite magnitudes in a sample of the first block.
     :param zero_rows: rows (of a matrix) or elements (of a vector) that are all zero.
     :param rows: number of rows, or of elements of a vector.
     :param fingerprint: equal for equal bytes; tensors with unequal fingerprints differ.
@@ -64,6 +65,7 @@ class TensorScan:
     first_non_finite: int | None
     largest: float
     rms: float
+    quantiles: tuple[float, float, float]
     zero_rows: int
     rows: int
     fingerprint: tuple[int, int]
@@ -75,11 +77,16 @@ class TensorScan:
 
 
 def scan_weights(checkpoint: Checkpoint) -> Iterator[TensorScan]:
-    """Yield a scan of each floating-point tensor, in the order of the files.
+    """Return a scan of each floating-point tensor, in the order of the files.
 
     :raises BadInputError: when a file has shrunk since its header was read.
     """
-    tensors = sorted(checkpoint.tensors.values(), key=lambda t: (t.path, t.start))
+    return scan_tensors(checkpoint.tensors.values())
+
+
+def scan_tensors(tensors: Iterable[TensorInfo]) -> Iterator[TensorScan]:
+    """The same for any tensors that lie in files as safetensors has them; other dtypes are left out."""
+    tensors = sorted(tensors, key=lambda t: (t.path, t.start))
     largest = max((t.size_bytes for t in tensors), default=0)
     buffer = memoryview(bytearray(min(BLOCK_BYTES, largest)))
     stream: BinaryIO | None = None
@@ -107,7 +114,7 @@ def _scan(tensor: TensorInfo, stream: BinaryIO, buffer: memoryview) -> TensorSca
     width = tensor.shape[-1] if len(tensor.shape) > 1 else 1
     non_finite, first, largest, zero_rows, at, mixed = 0, None, 0, 0, 0, 0
     step = min(SAMPLE_STEP, 1 + tensor.elements // 4096)
-    squares, sampled = 0.0, 0
+    squares, sampled, quantiles = 0.0, 0, (0.0, 0.0, 0.0)
     row_is_zero = True  # of a row longer than a block, as far as it was read
     for block in _blocks(tensor, stream, buffer, word.size * width):
         words = np.frombuffer(block, unsigned)
@@ -130,6 +137,8 @@ def _scan(tensor: TensorInfo, stream: BinaryIO, buffer: memoryview) -> TensorSca
         mixed = zlib.crc32(sample, zlib.crc32(f"{len(words)} {positive} {negative}".encode(), mixed))
         values = to_floats(sample, tensor.dtype)
         finite = values if first is None else values[np.isfinite(values)]
+        if not at:
+            quantiles = _quantiles(finite)
         with np.errstate(over="ignore"):
             squares, sampled = squares + float(np.dot(finite, finite)), sampled + len(finite)
         at += len(words)
@@ -138,11 +147,43 @@ def _scan(tensor: TensorInfo, stream: BinaryIO, buffer: memoryview) -> TensorSca
         non_finite=non_finite,
         first_non_finite=first,
         largest=float(to_floats(np.array([largest], unsigned), tensor.dtype)[0]),
+        quantiles=quantiles,
         rms=(squares / sampled) ** 0.5 if sampled else 0.0,
         zero_rows=zero_rows,
         rows=at // width,
         fingerprint=(largest, mixed),
     )
+
+
+def zero_rows(tensor: TensorInfo) -> list[int]:
+    """Return the indices of a matrix's rows that are all zero.
+
+    :raises BadInputError: when the file has shrunk since its header was read.
+    """
+    import numpy as np
+
+    word = _WORDS[tensor.dtype]
+    width = tensor.shape[-1]
+    found: list[int] = []
+    at = 0
+    with tensor.path.open("rb", buffering=0) as stream:
+        buffer = memoryview(bytearray(max(BLOCK_BYTES, word.size * width)))
+        for block in _blocks(tensor, stream, buffer, word.size * width):
+            rows = np.frombuffer(block, f"<u{word.size}").reshape(-1, width) & np.dtype(f"<u{word.size}").type(
+                word.mask
+            )
+            found += (at + np.flatnonzero(~rows.any(1))).tolist()
+            at += len(rows)
+    return found
+
+
+def _quantiles(values: "np.ndarray[Any, Any]") -> tuple[float, float, float]:
+    import numpy as np
+
+    ordered = np.sort(np.abs(values))
+    last = len(ordered) - 1
+    low, middle, high = (float(ordered[last * k // 10]) if last >= 0 else 0.0 for k in (1, 5, 9))
+    return low, middle, high
 
 
 def _zero_rows(rows: "np.ndarray[Any, Any]", mask: int) -> int:

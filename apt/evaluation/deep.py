@@ -11,7 +11,7 @@ from apt.checkpoint.findings import Finding, error, note, warning
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.sizes import open_model
-from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
+from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, first_line
 from apt.console.progress import progress
 from apt.evaluation.activations import module_ranges, range_findings, silence_findings
 from apt.evaluation.behaviour import cache_equals_full
@@ -26,7 +26,7 @@ WINDOW: Final = 256
 #: Rows that a hypothesis is scored on: at least, in large models, and at most.
 ROWS: Final = (4, 16)
 #: Rows scored at a time, and pieces of a row that count as one observation.
-BATCH_ROWS: Final = 2
+BATCH_ROWS: Final = 1
 PIECES: Final = 4
 #: Floating-point operations that scoring hypotheses may take in all: seconds for a model of some million parameters,
 #: minutes for one of a billion. A figure and not a time, so that the same model gets the same answer everywhere.
@@ -63,7 +63,10 @@ def diagnose_deeply(ref: str, *, text: str = "embedded") -> Diagnosis:
     except (BadInputError, UnsupportedError) as problem:
         broken = any(f.severity == "error" for f in found.findings)
         return _with(found, (), [] if broken else [unreadable(found.path, problem, "loading")])
-    checked, findings = deep_findings(model, loaded, text)
+    try:
+        checked, findings = deep_findings(model, loaded, text)
+    except (RuntimeError, IndexError, ValueError, TypeError) as problem:  # raised by the model's own code
+        checked, findings = ["forward pass"], [_raises(loaded, problem)]
     return _with(found, checked, findings)
 
 
@@ -93,12 +96,18 @@ def deep_findings(checkpoint: Checkpoint, model: Any, text: str = "embedded") ->
     return checked, findings
 
 
+def _raises(model: Any, problem: Exception) -> Finding:
+    return error(
+        "forward-fails", type(model).__name__, f"{type(problem).__name__}: {first_line(problem)}",
+        "config.json asks for something that these weights or this version of transformers cannot do",
+        "compare config.json with the original",
+    )  # fmt: skip
+
+
 def _with(found: Diagnosis, checked: "tuple[str, ...] | list[str]", findings: list[Finding]) -> Diagnosis:
     order = {"error": 0, "warning": 1, "note": 2}
     total = tuple(sorted((*found.findings, *findings), key=lambda f: order[f.severity]))
-    return dataclasses.replace(
-        found, checked=(*found.checked, *checked), findings=total, verdict=verdict_of(total)
-    )
+    return dataclasses.replace(found, checked=(*found.checked, *checked), findings=total, verdict=verdict_of(total))
 
 
 def _rows(checkpoint: Checkpoint, text: str) -> Rows | None:

@@ -156,7 +156,8 @@ def _activations(model: Any) -> Iterator[Hypothesis]:
 
     key = next((k for k in ("hidden_activation", "hidden_act", "activation_function") if hasattr(model.config, k)), "")
     now = getattr(model.config, key, None) if key else None
-    places = [(m, n) for m in model.modules() for n in ("act_fn", "activation_fn", "act") if hasattr(m, n)]
+    mlps = [m for m in model.modules() if any(True for _ in m.parameters())]  # an activation has none of its own
+    places = [(m, n) for m in mlps for n in ("act_fn", "activation_fn", "act") if hasattr(m, n)]
     if not isinstance(now, str) or not places:
         return
     for other in ACTIVATIONS:

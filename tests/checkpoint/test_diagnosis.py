@@ -101,7 +101,11 @@ def test_a_tokenizer_larger_than_the_embedding(model: Path) -> None:
 def test_special_ids_outside_and_beside(model: Path) -> None:
     edit_json(model / "generation_config.json", eos_token_id=5)
     found = diagnose(str(model))
+    assert codes(found) == ["special-id-differs"] and found.verdict == "faulty"  # 5 is a piece of text
+    edit_json(model / "generation_config.json", eos_token_id=0)
+    found = diagnose(str(model))
     assert codes(found) == ["special-id-differs"] and found.verdict == "suspicious"
+    assert "off by one" in found.findings[0].cause
     edit_json(model / "config.json", eos_token_id=288)
     found = diagnose(str(model))
     assert codes(found, "error") == ["special-id"] and "288" in found.findings[0].evidence
@@ -132,7 +136,8 @@ def test_dead_rows_zero_matrices_and_large_values_are_warnings(model: Path) -> N
 
     edit_weights(model, spoil)
     found = diagnose(str(model))
-    assert sorted(codes(found, "warning")) == ["dead-rows", "fp16-range", "zero-matrix"] == sorted(codes(found))
+    assert sorted(codes(found, "warning")) == ["dead-embedding", "dead-rows", "fp16-range", "zero-matrix"]
+    assert not codes(found, "error")
     assert found.verdict == "suspicious"
     dead = next(f for f in found.findings if f.code == "dead-rows")
     assert dead.evidence.startswith("5 of 64 rows")
@@ -164,7 +169,7 @@ def test_a_missing_bias_is_found(new_llama: Callable[..., Path], tmp_path: Path)
     path = new_llama(tmp_path / "m", attention_bias=True)
     assert diagnose(str(path)).findings == ()
     edit_weights(path, lambda t: t.pop("model.layers.0.self_attn.q_proj.bias"))
-    assert codes(diagnose(str(path))) == ["missing-tensor"]
+    assert codes(diagnose(str(path))) == ["missing-bias"]
 
 
 def test_heads_and_dtype_that_contradict(model: Path) -> None:
@@ -220,7 +225,7 @@ def test_files_that_cannot_be_read_are_findings(model: Path, tmp_path: Path) -> 
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-4])
     found = diagnose(str(model))
-    assert codes(found) == ["unreadable"] and "truncated" in found.findings[0].evidence and found.tables()
+    assert codes(found) == ["truncated"] and "truncated" in found.findings[0].evidence and found.tables()
     weights.write_bytes(whole)
     (model / "tokenizer.json").write_text("{not json")
     assert "unreadable" in codes(diagnose(str(model)))
