@@ -74,7 +74,7 @@ def _lines(chart: Chart) -> tuple[Iterator[str], float]:
             yield f'<line class="grid" x1="{left}" x2="{WIDTH - _RIGHT}" y1="{y(value)}" y2="{y(value)}"/>'
             yield _label(left - 8, y(value) + 4.5, tick(value, chart.unit), "end")
         for value in x.ticks:
-            if value <= max(float(p.x) for p in points):
+            if value <= max(float(p.x) for p in points) and (value == int(value) or not chart.whole_x):
                 yield _label(x(value), bottom + 20, tick(value), "middle")
         yield _label((left + WIDTH - _RIGHT) / 2, height - 8, chart.x_label, "middle", "axis")
         if chart.reference is not None:
@@ -93,7 +93,7 @@ def _lines(chart: Chart) -> tuple[Iterator[str], float]:
 def _bounded(ticks: list[float], points: Sequence[Point]) -> list[float]:
     """End an x axis at the last point and not at the next round number."""
     last = max(float(p.x) for p in points)
-    return [*[t for t in ticks if t < last], last] if last > 0 else ticks
+    return [*[t for t in ticks if t < 0.94 * last], last] if last > 0 else ticks
 
 
 def _dots(chart: Chart) -> tuple[Iterator[str], float]:
@@ -198,7 +198,7 @@ def _grid(chart: Chart, x: _Axis, bottom: float) -> Iterator[str]:
             yield _label(at, bottom + 18, tick(value, chart.unit), "middle")
             last = at
     if x.log:
-        yield _label(_LEFT - 10, bottom + 18, "logarithmic", "end", "axis")
+        yield _label(_LEFT - 10, bottom + 18, chart.log_label, "end", "axis")
     if chart.reference is not None:
         at = x(chart.reference)
         yield f'<line class="reference" x1="{at}" x2="{at}" y1="8" y2="{bottom}"/>'
