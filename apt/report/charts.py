@@ -60,7 +60,7 @@ class Chart:
     #: x is a count (of layers, of steps): no tick between whole numbers.
     whole_x: bool = False
     #: What is said of an axis that is logarithmic.
-    log_label: str = "logarithmic"
+    log_label: str = "log scale"
 
     def plain(self) -> dict[str, Any]:
         """Return the chart as it stands in a JSON file; what a point does not have is left out."""

@@ -13,7 +13,7 @@ Translate = Callable[[str], str]
 
 _ZH: Final[Mapping[str, str]] = {
     # page
-    "Table": "数据表", "Charts": "图表", "Facts": "说明", "Models": "模型", "logarithmic": "对数刻度",
+    "Table": "数据表", "Charts": "图表", "Facts": "说明", "Models": "模型", "log scale": "对数刻度",
     "figure": "指标", "value": "值", "unknown": "未知",
     # model
     "Parameters by component": "各部分的参数量", "parameters": "参数", "component": "组成部分",
@@ -29,8 +29,8 @@ _ZH: Final[Mapping[str, str]] = {
     "root mean square of the values (sampled)": "数值的均方根（抽样）", "largest magnitude": "最大绝对值",
     "stable rank, of the full rank": "稳定秩占满秩的比例",
     "layer": "层", "Each line is one matrix, from the first layer to the last.": "每条线是一个矩阵，从第一层到最后一层。",
-    "Stable rank is the squared Frobenius norm over the squared spectral norm, by power iteration.":
-        "稳定秩是弗罗贝尼乌斯范数平方与谱范数平方之比，用幂迭代计算。",
+    "Stable rank is the squared Frobenius norm over the squared spectral norm.":
+        "稳定秩是弗罗贝尼乌斯范数平方与谱范数平方之比。",
     "Outliers: largest magnitude over the root mean square": "离群值：最大绝对值与均方根之比",
     "times the root mean square": "均方根的倍数",
     "The matrices whose largest value stands out most.": "最大值最突出的矩阵。",
@@ -41,7 +41,7 @@ _ZH: Final[Mapping[str, str]] = {
     "Training": "训练", "Training loss": "训练损失", "step": "步", "Learning rate": "学习率", "Gradient norm": "梯度范数",
     "nats per token; lower is better": "每词元奈特数；越低越好", "training": "训练", "held out": "留出集",
     "bits per byte; lower is better": "每字节比特数；越低越好", "Held-out bits per byte": "留出集每字节比特数",
-    "learning rate": "学习率", "gradient norm": "梯度范数", "steps": "步数", "first": "最初", "last": "最后", "best": "最佳",
+    "learning rate": "学习率", "gradient norm": "梯度范数", "steps": "步数", "loss": "损失", "first": "最初", "last": "最后", "best": "最佳",
     "source": "来源", "Training curves": "训练曲线", "The loss of a training run over its steps.": "训练过程中损失随步数的变化。",
     "A figure of a training run over its steps.": "训练过程中一项指标随步数的变化。",
     "points shown": "显示的点数",

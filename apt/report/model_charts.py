@@ -28,7 +28,9 @@ GROUPS: Final = {
 OUTLIERS: Final = 10
 #: Values up to which the spectrum is computed: one product with each matrix takes that many multiplications.
 SPECTRUM_VALUES: Final = 2_000_000_000
-_POWER_STEPS: Final = 20
+_POWER_STEPS: Final = 60
+#: Matrices with a side up to this get their spectral norm exactly, from the eigenvalues of the smaller product.
+_EXACT_SIDE: Final = 512
 
 
 class ModelView:
@@ -87,7 +89,7 @@ class ModelView:
             points = tuple(Point(w(k), float(v)) for k, v in figures.items() if v)
             yield Chart(
                 id=name, kind="bars", title=w(title), description=w(about), x_label=w(x_label), y_label=w("parameters"),
-                series=(Series(w("parameters"), points),), unit="count", log_label=w("logarithmic"),
+                series=(Series(w("parameters"), points),), unit="count", log_label=w("log scale"),
             )  # fmt: skip
 
     def _layers(self, checkpoint: Checkpoint, architecture: Architecture) -> Iterator[Chart]:
@@ -119,7 +121,7 @@ class ModelView:
             )  # fmt: skip
             if spectrum:
                 meaning = w(
-                    "Stable rank is the squared Frobenius norm over the squared spectral norm, by power iteration."
+                    "Stable rank is the squared Frobenius norm over the squared spectral norm."
                 )
                 yield Chart(
                     id=f"{group}-rank", title=w(f"{title}: stable rank"), description=f"{about} {meaning}",
@@ -136,22 +138,23 @@ class ModelView:
             id="outliers", kind="bars", title=w("Outliers: largest magnitude over the root mean square"),
             description=w("The matrices whose largest value stands out most."), x_label=w("tensor"),
             y_label=w("times the root mean square"), series=(Series(w("times the root mean square"), points),),
-            log_label=w("logarithmic"),
+            log_label=w("log scale"),
         )  # fmt: skip
 
 
 def short_name(tensor: str) -> str:
-    """Shorten a tensor's name to what fits beside a bar: ``"12 down_proj"``, ``"embed_tokens"``."""
+    """Shorten a tensor's name to what fits beside a bar: ``"12 down"``, ``"3.7 gate"`` (an expert), ``"embed"``."""
     parts = tensor.removesuffix(".weight").split(".")
-    layer = next((p for p in parts if p.isdigit()), "")
-    return f"{layer} {parts[-1]}".strip()[-16:]
+    place = ".".join(p for p in parts if p.isdigit())
+    last = next((p for p in reversed(parts) if not p.isdigit()), "")
+    return f"{place} {last.removesuffix('_proj').removesuffix('_tokens')}".strip()
 
 
 def stable_rank_share(checkpoint: Checkpoint, name: str) -> float:
     """Return a matrix's stable rank as a share of its full rank; 0 for a matrix of zeros or with non-finite values.
 
-    The stable rank is ‖W‖F² / ‖W‖₂² (Rudelson and Vershynin 2007), the spectral norm by power iteration from a fixed
-    start, which approaches it from below: the share is an upper estimate, tight when the first singular values differ.
+    The stable rank is ‖W‖F² / ‖W‖₂² (Rudelson and Vershynin 2007). Of large matrices the spectral norm comes by power
+    iteration from a fixed start, which approaches it from below: the share is then an upper estimate.
     """
     import numpy as np
 
@@ -161,6 +164,17 @@ def stable_rank_share(checkpoint: Checkpoint, name: str) -> float:
     total = float(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64))
     if not np.isfinite(total) or total == 0:
         return 0.0
+    largest = _spectral_square(matrix)
+    return min(1.0, total / largest / min(matrix.shape)) if largest else 0.0
+
+
+def _spectral_square(matrix: "np.ndarray[Any, Any]") -> float:
+    """Return the largest squared singular value."""
+    import numpy as np
+
+    if min(matrix.shape) <= _EXACT_SIDE:
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        return float(np.linalg.eigvalsh(wide @ wide.T)[-1])
     vector = np.random.default_rng(0).standard_normal(matrix.shape[1], np.float32)
     largest = 0.0
     for _ in range(_POWER_STEPS):
@@ -168,4 +182,4 @@ def stable_rank_share(checkpoint: Checkpoint, name: str) -> float:
         image = matrix @ vector
         largest = float(np.dot(image, image))
         vector = matrix.T @ image
-    return min(1.0, total / largest / min(matrix.shape)) if largest else 0.0
+    return largest

@@ -101,10 +101,8 @@ def _header(page: Page | Sheet) -> str:
         f"<span>{_text(t.detail)}</span></dd></div>"
         for t in page.tiles
     )
-    return (
-        f'<header><h1>{_text(page.title)}</h1><p class="lead">{_text(page.lead)}</p>'
-        f'<dl class="tiles">{tiles}</dl></header>'
-    )
+    shown = f'<dl class="tiles">{tiles}</dl>' if tiles else ""
+    return f'<header><h1>{_text(page.title)}</h1><p class="lead">{_text(page.lead)}</p>{shown}</header>'
 
 
 def _section(title: str, content: str, anchor: str = "") -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import logging
+import warnings
 from typing import Any, Final
 
 from apt.console.errors import MissingDependencyError
@@ -46,10 +47,11 @@ def render_png(sheet: Sheet) -> bytes:
 
     known = {f.name for f in font_manager.fontManager.ttflist}
     chinese = [f for f in _CHINESE_FONTS if f in known][:1]
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a glyph that no font has is drawn as a box
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     rows = -(-len(sheet.charts) // _COLUMNS)
     settings = {"font.family": ["DejaVu Sans", *chinese], "axes.unicode_minus": False, "font.size": 9}
-    with pyplot.rc_context(settings):
+    with pyplot.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # one that no font here has (an emoji) is drawn as a box
         drawing, axes = pyplot.subplots(
             rows, _COLUMNS, figsize=(_SIZE[0] * _COLUMNS, _SIZE[1] * rows + 0.6), squeeze=False, layout="constrained"
         )

@@ -42,7 +42,7 @@ def _chart(value: Any, where: str, words: Translate) -> Chart:
         return Chart(
             id=str(value["id"]), kind=kind, title=words(title), description=words(title),
             x_label=words(str(value.get("x_label", ""))), y_label=words(str(value.get("y_label", ""))), series=series,
-            unit=unit, log_label=words("logarithmic"),
+            unit=unit, log_label=words("log scale"),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as problem:  # ValidationError is a ValueError
         told = str(problem).splitlines()[0]
@@ -110,7 +110,7 @@ def _dots(
     return Chart(
         id=name, kind="dots", title=words(title), description=words("Each model's value with its 95 % interval."),
         x_label=words("model"), y_label=words(y_label), series=(Series(words(title), points),), unit=unit,
-        log_label=words("logarithmic"),
+        log_label=words("log scale"),
     )  # fmt: skip
 
 

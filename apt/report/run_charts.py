@@ -9,6 +9,7 @@ from apt.checkpoint.reader import LINEAGE_NAME, read_json
 from apt.console.errors import BadInputError
 from apt.report.charts import Chart, Point, Series
 from apt.report.language import Translate
+from apt.report.page import Tile
 
 #: Points of a curve that are drawn; longer ones are thinned evenly, the last point stays.
 MOST_POINTS: Final = 240
@@ -74,19 +75,36 @@ def run_charts(histories: Mapping[str, History], words: Translate) -> list[Chart
     return [c for figure in _FIGURES if (c := _chart(figure, histories, words)) is not None]
 
 
+def run_tiles(histories: Mapping[str, History], words: Translate) -> list[Tile]:
+    """Return the headline figures of the first history that has a loss: steps, last and best loss."""
+    for history in histories.values():
+        kind = "held out" if _points("loss", "held out", history) else "training"
+        losses = _points("loss", kind, history)
+        if losses:
+            best = min(losses, key=lambda p: p.y)
+            return [
+                Tile(words("steps"), f"{_last_step(history):,}", ""),
+                Tile(f"{words('last')}: {words('loss')}", f"{losses[-1].y:.4g}", words(kind)),
+                Tile(f"{words('best')}: {words('loss')}", f"{best.y:.4g}", f"{words('step')} {best.x:,.0f}"),
+            ]
+    return []
+
+
 def summary_rows(histories: Mapping[str, History], words: Translate) -> list[list[str]]:
-    """Return, for each history, its steps and the first, last and best loss."""
+    """Return, for each history, where it comes from, its steps, and of each figure the first and the last value."""
     rows = []
     for name, history in histories.items():
-        held = _points("loss", "held out", history) or _points("loss", "training", history)
-        steps = max((int(e["step"]) for e in history if _number(e.get("step"))), default=0)
-        told = f"{words('steps')} {steps:,}"
-        if held:
-            best = min(held, key=lambda p: p.y)
-            told += f"; {words('first')} {held[0].y:.4g}, {words('last')} {held[-1].y:.4g}"
-            told += f", {words('best')} {best.y:.4g} ({words('step')} {best.x:,.0f})"
-        rows.append([name, told])
+        told = [f"{words('steps')} {_last_step(history):,}"]
+        for figure, part in dict.fromkeys(_NAMES.values()):
+            points = _points(figure, part, history)
+            if points:
+                told.append(f"{words(_FIGURES[figure][0])} ({words(part)}) {points[0].y:.4g} → {points[-1].y:.4g}")
+        rows.append([name, "; ".join(told)])
     return rows
+
+
+def _last_step(history: History) -> int:
+    return max((int(e["step"]) for e in history if _number(e.get("step"))), default=0)
 
 
 def _chart(figure: str, histories: Mapping[str, History], words: Translate) -> Chart | None:

@@ -13,7 +13,7 @@ from apt.report.language import language, translator
 from apt.report.model_charts import ModelView
 from apt.report.page import Part, Sheet, render_sheet
 from apt.report.result_charts import comparison_charts, comparison_of, comparison_rows, report_charts
-from apt.report.run_charts import find_histories, history_of, run_charts, summary_rows
+from apt.report.run_charts import find_histories, history_of, run_charts, run_tiles, summary_rows
 from apt.store import resolve
 
 Subject = Literal["model", "run", "comparison", "report"]
@@ -52,7 +52,7 @@ def visualize(
     png = png or (output is not None and output.suffix.lower() == ".png")
     chosen = language(lang)
     path = resolve(target)
-    name = display_name(target, path)
+    name = path.stem if path.is_file() else display_name(target, path)
     written = output or Path(f"{name.replace('/', '-').replace(':', '-')}.{'png' if png else 'html'}")
     if written.exists() and written.is_dir():
         raise UsageError(f"{written} is a directory", hint=f"-o {written / (name + '.html')}")
@@ -109,7 +109,7 @@ def _run_sheet(name: str, histories: Any, lang: str) -> Sheet:
     words = translator(lang)
     rows = summary_rows(histories, words)
     parts = [Part(words("Facts"), Table("", ("", ""), rows))]
-    return Sheet(name, words("Training curves"), [], parts, run_charts(histories, words), lang, words)
+    return Sheet(name, words("Training curves"), run_tiles(histories, words), parts, run_charts(histories, words), lang, words)
 
 
 def _json_sheet(path: Path, lang: str) -> tuple[Subject, Sheet]:
