@@ -4,8 +4,8 @@
 
 A bf16 checkpoint of Llama-shaped matrices with one NaN is made in a temporary directory and removed at the end. Each
 method runs in a process of its own, in turns, and tells the CPU seconds (user + system) of the scan alone, imports left
-out, and the process's peak resident memory (VmHWM). Figures: gigabytes of file per CPU second, the best of the runs. All
-must find the one NaN at its place. `debug` as a whole (every static check) is shown beside them.
+out, and the process's peak resident memory (VmHWM). Figures: gigabytes of file per CPU second, the best of the runs.
+All must find the one NaN at its place. `debug` as a whole (every static check) is shown beside them.
 Bars: scan ≥ 6 GB/s and ≤ 80 MB. The exit code is 1 when one is missed.
 """
 

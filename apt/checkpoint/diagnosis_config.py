@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from apt.checkpoint.architecture import ARCHITECTURES, Architecture
-from apt.checkpoint.expected import ExpectedTensor, expected_tensors
 from apt.checkpoint.diagnosis_settings import packed_tensors
+from apt.checkpoint.expected import ExpectedTensor, expected_tensors
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.safetensors_header import TensorInfo

@@ -95,7 +95,8 @@ def _index_findings(weight_map: Mapping[str, str], holders: Mapping[str, list[st
     twice = sorted(n for n, shards in holders.items() if len(shards) > 1)
     if twice:
         yield error(
-            "duplicate-tensor", twice[0], f"{len(twice)} tensors are in more than one shard: {', '.join(holders[twice[0]])}",
+            "duplicate-tensor", twice[0],
+            f"{len(twice)} tensors are in more than one shard: {', '.join(holders[twice[0]])}",
             "shards of two savings in one directory", "remove the shards that do not belong, or copy the model again",
         )  # fmt: skip
     wrong = sorted(n for n, shard in weight_map.items() if shard not in holders.get(n, ()))

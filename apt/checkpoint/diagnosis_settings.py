@@ -1,7 +1,7 @@
-"""Settings that contradict themselves or what is stored: rotary, generation, class names, the label of quantised weights."""
+"""Settings that contradict themselves or what is stored: rotary, generation, class names, quantised weights."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from apt.checkpoint.architecture import ARCHITECTURES
@@ -75,7 +75,7 @@ def _mixed_dtypes(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _class_name(config: Mapping[str, Any]) -> Iterator[Finding]:
-    """transformers chooses by model_type, llama.cpp and vLLM by architectures: they must mean the same family."""
+    """What chooses the class: transformers goes by model_type, llama.cpp and vLLM by architectures."""
     named, family = config.get("architectures"), config.get("model_type")
     if not isinstance(named, list) or not named or not isinstance(named[0], str) or not isinstance(family, str):
         return
@@ -124,12 +124,14 @@ def _rope(config: Mapping[str, Any]) -> Iterator[Finding]:
         theta, factor = settings.get("rope_theta"), settings.get("factor")
         if theta is not None and (not isinstance(theta, (int, float)) or isinstance(theta, bool) or theta <= 1):
             yield error(
-                "rope-settings", f"config.json: {where}", f"the base (rope_theta) is {theta!r}, models use 10000 and more",
+                "rope-settings", f"config.json: {where}",
+                f"the base (rope_theta) is {theta!r}, models use 10000 or more",
                 "the config was edited", "copy the rotary settings of the original config",
             )  # fmt: skip
         if factor is not None and (not isinstance(factor, (int, float)) or factor < 1):
             yield error(
-                "rope-settings", f"config.json: {where}", f"the factor of the context is {factor!r}, it must be 1 or more",
+                "rope-settings", f"config.json: {where}",
+                f"the factor of the context is {factor!r}, it must be 1 or more",
                 "the config was edited", "copy the rotary settings of the original config",
             )  # fmt: skip
 
@@ -137,7 +139,7 @@ def _rope(config: Mapping[str, Any]) -> Iterator[Finding]:
 def generation_findings(generation: Mapping[str, Any]) -> Iterator[Finding]:
     """Generation settings that no text can be written with, and those that have no effect."""
     where = "generation_config.json"
-    legal = {
+    legal: dict[str, tuple[Callable[[Any], bool], str]] = {
         "temperature": (lambda v: v > 0, "above 0"), "top_p": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
         "top_k": (lambda v: v >= 0, "0 or more"), "min_p": (lambda v: 0 <= v <= 1, "between 0 and 1"),
         "repetition_penalty": (lambda v: v > 0, "above 0"), "num_beams": (lambda v: v >= 1, "1 or more"),

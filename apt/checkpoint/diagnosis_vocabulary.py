@@ -1,5 +1,6 @@
 """Inside the tokenizer: ids given twice, merges that are lost, ids in an order that no training gives."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -70,7 +71,7 @@ def _merge_findings(ids: Mapping[str, int], merges: Any) -> Iterator[Finding]:
         )  # fmt: skip
         return
     made = list(dict.fromkeys(ids[a + b] for a, b in pairs))
-    falls = sum(b < a for a, b in zip(made, made[1:], strict=False))
+    falls = sum(b < a for a, b in itertools.pairwise(made))
     if len(made) >= _FEW_MERGES and falls > DISORDER_SHARE * len(made):
         yield warning(
             "token-order", "tokenizer.json",

@@ -145,7 +145,7 @@ def _wrong_labels(checkpoint: Checkpoint, scans: Mapping[str, TensorScan]) -> It
     """Matrices of 16 bits whose values are spread as no weights are, but as the other 16-bit format read wrongly is.
 
     Of normally distributed values a tenth is below 0.13 and a tenth beyond 1.6 standard deviations: the two deciles of
-    their magnitudes are a factor of 13 apart. A power of two takes 128 words in bf16 and 1024 in fp16: bf16 words read as
+    their magnitudes are a factor of 13 apart. A power of two takes 128 words in bf16, 1024 in fp16: bf16 words read as
     fp16 are an eighth as many powers of two apart (a factor of 1.4), fp16 words read as bf16 eight times as many.
     """
     apart = []
@@ -160,7 +160,7 @@ def _wrong_labels(checkpoint: Checkpoint, scans: Mapping[str, TensorScan]) -> It
         other = "BF16" if dtype == "F16" else "F16"
         yield error(
             "dtype-label", name,
-            f"{len(apart)} of {len(matrices)} matrices are labelled {dtype}, but their values are those of {other} words "
+            f"{len(apart)} of {len(matrices)} matrices are labelled {dtype}, but their values are those of {other} "
             f"(the middle 80 % of the magnitudes span a factor of {spread:.3g}; of weights it is about 13)",
             "the dtype in the header was edited without converting the values",
             f"write {other} into the header, or convert the original again",

@@ -134,7 +134,7 @@ def _scan(tensor: TensorInfo, stream: BinaryIO, buffer: memoryview) -> TensorSca
             if (at + len(words)) % width == 0:
                 zero_rows, row_is_zero = zero_rows + row_is_zero, True
         sample = np.ascontiguousarray(words[::step])
-        mixed = zlib.crc32(memoryview(sample), zlib.crc32(f"{len(words)} {positive} {negative}".encode(), mixed))
+        mixed = zlib.crc32(sample.tobytes(), zlib.crc32(f"{len(words)} {positive} {negative}".encode(), mixed))
         values = to_floats(sample, tensor.dtype)
         finite = values if first is None else values[np.isfinite(values)]
         if not at:

@@ -29,7 +29,7 @@ def debug(
     """Find faults of the environment; with MODEL, faults of its files, config, tensors, tokenizer and weights.
 
     Each finding says what shows it, the likely cause and what mends it. Without --deep the model is read, never loaded:
-    a pass over headers, JSON files and the raw weights, without torch. With --deep it is run on a text, and settings and
+    a pass over headers, JSON files and the raw weights, without torch. With --deep it is run on a text: settings and
     weights that fit by shape only are found by the changes that make the text likelier.
 
     \b

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from apt.checkpoint.architecture import Architecture
@@ -48,10 +49,8 @@ class ModelView:
         """Return every chart for which there are figures."""
         found = [*self._counts()]
         if isinstance(self._model, Checkpoint) and self._scans:
-            try:
+            with suppress(UnsupportedError):  # no family, no roles: the outliers still have names
                 found += self._layers(self._model, self._model.architecture)
-            except UnsupportedError:  # no family, no roles: the outliers still have names
-                pass
             found += self._outliers(self._model)
         return [c for c in found if any(s.points for s in c.series)]
 
@@ -120,9 +119,7 @@ class ModelView:
                 y_label=w("largest magnitude"), series=series(lambda s: s.largest), **shared,
             )  # fmt: skip
             if spectrum:
-                meaning = w(
-                    "Stable rank is the squared Frobenius norm over the squared spectral norm."
-                )
+                meaning = w("Stable rank: squared Frobenius norm over squared spectral norm.")
                 yield Chart(
                     id=f"{group}-rank", title=w(f"{title}: stable rank"), description=f"{about} {meaning}",
                     y_label=w("stable rank, of the full rank"), unit="share",

@@ -240,4 +240,3 @@ def _facts(options: ReportOptions, source: str) -> dict[str, str]:
     if speed:
         found["threads"] = str(speed.threads)
     return found
-

@@ -117,7 +117,8 @@ def _figure(chart: Chart, table_word: str = "Table") -> str:
         f'<figure id="{_text(chart.id)}"><figcaption><h3>{_text(chart.title)}</h3>'
         f"<p>{_text(chart.y_label)}</p></figcaption>"
         f"{svg.legend(chart)}{svg.draw(chart)}"
-        f"<details><summary>{_text(table_word)}</summary>{_table(table, 'figures', caption=chart.description)}</details></figure>"
+        f"<details><summary>{_text(table_word)}</summary>"
+        f"{_table(table, 'figures', caption=chart.description)}</details></figure>"
     )
 
 

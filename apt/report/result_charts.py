@@ -73,11 +73,11 @@ def comparison_charts(comparison: Comparison, words: Translate) -> list[Chart]:
         _dots("bits", "Bits per byte", "bits per byte; lower is better", comparison, lambda m: m.bits_per_byte, words),
         _dots(
             "divergence", "Distance from the first model", "KL divergence, nats per token; lower is better", comparison,
-            lambda m: m.divergence and m.divergence.kl, words,
+            lambda m: m.divergence.kl if m.divergence else None, words,
         ),
         _dots(
             "agreement", "Same top token as the first model", "higher is better", comparison,
-            lambda m: m.divergence and m.divergence.agreement, words, unit="share",
+            lambda m: m.divergence.agreement if m.divergence else None, words, unit="share",
         ),
         Chart(
             id="sizes", kind="bars", title=words("Size on disk"), description=value, x_label=words("model"),

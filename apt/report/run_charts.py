@@ -35,14 +35,14 @@ History = Sequence[Mapping[str, Any]]
 def find_histories(directory: Path) -> dict[str, History]:
     """Return the histories in a run's directory by where they come from; empty when it holds none.
 
-    Reads ``trainer_state.json`` (of the newest ``checkpoint-…`` when the run is not finished), ``*.jsonl`` of lines with
-    a ``step``, the curve in ``apt.json``, and the results that a recipe's engine keeps.
+    Reads ``trainer_state.json`` (of the newest ``checkpoint-…`` when the run is not finished), ``*.jsonl`` of lines
+    with a ``step``, the curve in ``apt.json``, and the results that a recipe's engine keeps.
 
     :raises BadInputError: when one of these is damaged.
     """
     found: dict[str, History] = {}
     states = sorted(directory.glob("checkpoint-*/trainer_state.json"), key=_step_of)
-    for path in ([directory / "trainer_state.json"] if (directory / "trainer_state.json").is_file() else states[-1:]):
+    for path in [directory / "trainer_state.json"] if (directory / "trainer_state.json").is_file() else states[-1:]:
         found[str(path.relative_to(directory))] = history_of(read_json(path), path)
     for path in sorted(directory.glob("*.jsonl")):
         lines = _steps(path)
@@ -118,7 +118,11 @@ def _chart(figure: str, histories: Mapping[str, History], words: Translate) -> C
                 series.append(Series(name, tuple(points)))
     if not series:
         return None
-    about = "The loss of a training run over its steps." if figure == "loss" else "A figure of a training run over its steps."
+    about = (
+        "The loss of a training run over its steps."
+        if figure == "loss"
+        else "A figure of a training run over its steps."
+    )
     return Chart(
         id=f"run-{figure}", kind="lines", title=words(title), description=words(about), x_label=words("step"),
         y_label=words(y_label), series=tuple(series), whole_x=True,

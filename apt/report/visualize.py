@@ -1,4 +1,4 @@
-"""``visualize``: a model, a training run, or the JSON of a report or comparison as one offline page, or as a picture."""
+"""``visualize``: a model, a training run, or the JSON of a report or comparison, as one offline page or picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,9 @@ def visualize(
         require_matplotlib()
     subject, sheet = _sheet(target, path, name, chosen)
     if not sheet.charts:
-        raise BadInputError(f"{path} holds no figure that can be drawn", hint="a model, a training run, or a report's JSON")
+        raise BadInputError(
+            f"{path} holds no figure that can be drawn", hint="a model, a training run, or a report's JSON"
+        )
     if png:
         from apt.report.picture import render_png
 
@@ -109,7 +111,9 @@ def _run_sheet(name: str, histories: Any, lang: str) -> Sheet:
     words = translator(lang)
     rows = summary_rows(histories, words)
     parts = [Part(words("Facts"), Table("", ("", ""), rows))]
-    return Sheet(name, words("Training curves"), run_tiles(histories, words), parts, run_charts(histories, words), lang, words)
+    return Sheet(
+        name, words("Training curves"), run_tiles(histories, words), parts, run_charts(histories, words), lang, words
+    )
 
 
 def _json_sheet(path: Path, lang: str) -> tuple[Subject, Sheet]:
@@ -137,4 +141,3 @@ def _json_sheet(path: Path, lang: str) -> tuple[Subject, Sheet]:
         f"{path}: neither a report, nor a comparison, nor a training's result",
         hint="write one with: apt_model compare A B --json > compare.json",
     )
-

@@ -35,7 +35,11 @@ def comparison() -> dict[str, Any]:
             "speed": {"prefill": rate, "decode": rate, "threads": 1},
         }  # fmt: skip
 
-    models = [model("a-model-with-a-rather-long-name", 3.5, None), model("损坏的模型🙂", 4.25, 0.001), model("c", 9, 0.4)]
+    models = [
+        model("a-model-with-a-rather-long-name", 3.5, None),
+        model("损坏的模型🙂", 4.25, 0.001),
+        model("c", 9, 0.4),
+    ]
     return {"source": "held out", "kind": "quality", "tokens": 4096, "models": models}
 
 
@@ -102,8 +106,10 @@ def test_a_run_by_trainer_state_lines_and_records(here: Path) -> None:
     drawn = visualize("run", overwrite=True)
     (loss,) = [c for c in drawn.charts if c["id"] == "run-loss"]
     assert {s["name"] for s in loss["series"]} == {
-        "checkpoint-20/trainer_state.json: training", "checkpoint-20/trainer_state.json: held out", "log.jsonl: training"
-    }  # fmt: skip
+        "checkpoint-20/trainer_state.json: training",
+        "checkpoint-20/trainer_state.json: held out",
+        "log.jsonl: training",
+    }
     thinned = loss["series"][2]["points"]
     assert len(thinned) <= 241 and thinned[-1] == {"x": 999.0, "y": 5 / 1000}
     (here / "recipe/.apt/steps").mkdir(parents=True)
@@ -179,7 +185,10 @@ def test_languages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{}", "neither a report"),
         ('{"charts": 3}', "not a list"),
         ('{"charts": [{"kind": "pies"}]}', r"charts\[0\]: not a chart"),
-        ('{"charts": [{"id": "a", "title": "t", "kind": "bars", "series": [{"name": "s", "points": [{"x": 1}]}]}]}', "validation error"),
+        (
+            '{"charts": [{"id": "a", "title": "t", "kind": "bars", "series": [{"name": "s", "points": [{"x": 1}]}]}]}',
+            "validation error",
+        ),
         ('{"models": [{"name": "a"}]}', "source: Field required"),
         ('{"curve": 5}', "not a list"),
         ('{"curve": []}', "no figure"),
