@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from apt.checkpoint.findings import Finding, warning
+from apt.checkpoint.findings import Finding, note, warning
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.weight_scan import to_floats
 
@@ -27,13 +27,13 @@ def value_grid_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     names = [n for n, t in checkpoint.tensors.items() if t.dtype in ("BF16", "F16", "F32") and _groupable(t.shape)]
     looked = names[:: max(1, len(names) // _MATRICES)][:_MATRICES]
-    bits = [b for n in looked if (b := _bits(_groups(checkpoint, n, np))) is not None]
+    bits = {n: b for n in looked if (b := _bits(_groups(checkpoint, n, np))) is not None}
     if not looked or len(bits) <= len(looked) // 2:
         return
-    most = max(bits)
-    dtype = checkpoint.tensors[looked[0]].dtype
-    yield warning(
-        "quantised-values", looked[0],
+    most, first = max(bits.values()), next(iter(bits))
+    dtype = checkpoint.tensors[first].dtype
+    yield (warning if most == 4 else note)(  # 8 bits cost next to nothing in quality
+        "quantised-values", first,
         f"stored as {dtype}, but the values of {len(bits)} of {len(looked)} matrices looked at lie on a grid of {most} "
         f"bits in every {GROUP}",
         "a quantised model that was written back: the file is large, the precision is gone",

@@ -35,6 +35,11 @@ FLOP_BUDGET: Final = 3e13
 #: differences between rows. Sound trained models lose by every change; random ones move by far less.
 GAIN_SHARE: Final = 0.01
 GAIN_ERRORS: Final = 4.0
+#: A hypothesis is believed only where the mended model knows the text: its loss is below this share of the loss of one
+#: that knows nothing (uniform over the vocabulary).
+INFORMED_SHARE: Final = 0.85
+#: Temperatures at which losses are compared; the first is the model's own.
+TEMPERATURES: Final = (1.0, 1.5, 2.25, 3.4)
 #: Nats a token by which a model may be worse than one that knows nothing (uniform over the vocabulary).
 WORSE_THAN_UNIFORM: Final = 1.0
 
@@ -152,22 +157,23 @@ class _Gain:
     mean: float
     error: float
 
-    def clear(self, loss: float) -> bool:
-        """Whether the text becomes so much likelier that no chance explains it."""
-        return self.mean > GAIN_SHARE * loss and self.mean > GAIN_ERRORS * self.error
+    def clear(self, loss: float, uniform: float) -> bool:
+        """Whether the text becomes so much likelier that no chance explains it, and the model then knows the text."""
+        beyond_chance = self.mean > GAIN_SHARE * loss and self.mean > GAIN_ERRORS * self.error
+        return beyond_chance and loss - self.mean < INFORMED_SHARE * uniform
 
 
 def _judged(model: Any, checkpoint: Checkpoint, rows: Rows) -> tuple[int, list[Finding]]:
     """Score hypotheses within the budget; return how many were tried and the one that helps most, if it helps."""
     import torch
 
-    base = torch.cat(list(piece_losses(model, rows)))
-    loss = float(base.mean())
+    base = _calibrated(torch.cat(list(piece_losses(model, rows))))
+    loss, uniform = float(base.mean()), math.log(int(model.config.vocab_size))
     best: tuple[_Gain, Hypothesis] | None = None
     tried, spent = 0, 0
     with progress("trying hypotheses", None, "models") as bar:
         for hypothesis in hypotheses(model, checkpoint.architecture):
-            if 2.0 * checkpoint.parameters * spent > FLOP_BUDGET:
+            if 2.0 * checkpoint.parameters * spent >= FLOP_BUDGET:
                 break
             try:
                 with hypothesis.changed() as changed:
@@ -176,11 +182,11 @@ def _judged(model: Any, checkpoint: Checkpoint, rows: Rows) -> tuple[int, list[F
                 continue
             tried, spent = tried + 1, spent + tokens
             bar.advance()
-            if gain.clear(loss) and (best is None or gain.mean > best[0].mean):
+            if gain.clear(loss, uniform) and (best is None or gain.mean > best[0].mean):
                 best = (gain, hypothesis)
     if best is not None:
         return tried, [_fault(*best, loss, rows)]
-    return tried, list(_senseless(checkpoint, model, rows, loss))
+    return tried, list(_senseless(checkpoint, model, rows, uniform))
 
 
 def _gain(model: Any, rows: Rows, base: "torch.Tensor") -> tuple[_Gain, int]:
@@ -191,7 +197,7 @@ def _gain(model: Any, rows: Rows, base: "torch.Tensor") -> tuple[_Gain, int]:
     found = _Gain(0.0, 0.0)
     for piece in piece_losses(model, rows):
         losses.append(piece)
-        scored = torch.cat(losses)
+        scored = _calibrated(torch.cat(losses))
         gain = base[: len(scored)] - scored
         found = _Gain(float(gain.mean()), float(gain.std()) / math.sqrt(len(gain)))
         if found.mean < -2 * found.error:
@@ -208,8 +214,11 @@ def _fault(gain: _Gain, hypothesis: Hypothesis, loss: float, rows: Rows) -> Find
     )  # fmt: skip
 
 
-def _senseless(checkpoint: Checkpoint, model: Any, rows: Rows, loss: float) -> Iterator[Finding]:
-    uniform = math.log(int(model.config.vocab_size))
+def _senseless(checkpoint: Checkpoint, model: Any, rows: Rows, uniform: float) -> Iterator[Finding]:
+    """A model that the text surprises more than it would surprise one that knows nothing."""
+    import torch
+
+    loss = float(torch.cat(list(piece_losses(model, rows)))[:, 0].mean())
     if loss > uniform + WORSE_THAN_UNIFORM:
         yield warning(
             "worse-than-uniform", checkpoint.path.name,
@@ -217,12 +226,30 @@ def _senseless(checkpoint: Checkpoint, model: Any, rows: Rows, loss: float) -> I
             "tokenizer and weights do not belong together, or the weights are damaged",
             f"apt_model compare ORIGINAL {checkpoint.path}; copy the tokenizer that belongs to the weights",
         )  # fmt: skip
+    elif loss > INFORMED_SHARE * uniform:
+        yield note(
+            "text-unfit", rows.source,
+            f"the model knows little of this text ({loss:.2f} nats a token, knowing nothing gives {uniform:.2f}): "
+            "hypotheses cannot be judged by it", "an untrained model, or one of another kind of text",
+            f"apt_model debug {checkpoint.path} --deep --text FILE with text of its kind",
+        )  # fmt: skip
+
+
+def _calibrated(losses: "torch.Tensor") -> "torch.Tensor":
+    """Return the losses at the temperature that suits them best.
+
+    On text that a model does not know, it is too sure of itself, and any damage that makes it less sure makes the text
+    likelier. At the best temperature that gain is gone: what is left comes from predictions that are better.
+
+    :param losses: ``[pieces, temperatures]``.
+    """
+    return losses[:, int(losses.mean(0).argmin())]
 
 
 def piece_losses(model: Any, rows: Rows) -> "Iterator[torch.Tensor]":
     """Yield, for a few rows at a time, the mean loss of each piece of them, in nats a counted token.
 
-    :returns: float64 ``[pieces]``; a row has :data:`PIECES`, those without a counted token are left out.
+    :returns: float64 ``[pieces, temperatures]``; a row has :data:`PIECES`, those without a counted token are left out.
     """
     import torch
 
@@ -230,8 +257,11 @@ def piece_losses(model: Any, rows: Rows) -> "Iterator[torch.Tensor]":
         ids, counted = rows.ids[i : i + BATCH_ROWS].to(model.device), rows.counted[i : i + BATCH_ROWS].to(model.device)
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-            sums = [t.sum(1) for t in (loss * counted).tensor_split(PIECES, dim=1)]
-            counts = [t.sum(1) for t in counted.tensor_split(PIECES, dim=1)]
-            total, number = torch.cat(sums).double().cpu(), torch.cat(counts).cpu()
-        yield total[number > 0] / number[number > 0]
+            by_temperature = []
+            for temperature in TEMPERATURES:
+                scaled = (logits / temperature).transpose(1, 2)
+                loss = torch.nn.functional.cross_entropy(scaled, ids[:, 1:], reduction="none") * counted
+                by_temperature.append(torch.cat([t.sum(1) for t in loss.tensor_split(PIECES, dim=1)]))
+            number = torch.cat([t.sum(1) for t in counted.tensor_split(PIECES, dim=1)]).cpu()
+            total = torch.stack(by_temperature, 1).double().cpu()
+        yield total[number > 0] / number[number > 0][:, None]
