@@ -21,7 +21,7 @@ from apt.checkpoint.reader import Checkpoint, file_digest, read_json
 from apt.checkpoint.sizes import display_name, open_model
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.console.table import Table
-from apt.store import resolve
+from apt.store import model_path, resolve
 
 Verdict = Literal["healthy", "suspicious", "faulty"]
 Check = Callable[[Checkpoint], Iterable[Finding]]
@@ -40,6 +40,10 @@ class Diagnosis:
     verdict: Verdict
     checked: tuple[str, ...]
     findings: tuple[Finding, ...]
+
+    def plus(self, checked: Iterable[str], findings: Iterable[Finding]) -> "Diagnosis":
+        """Return a diagnosis that looked at more and found more."""
+        return _diagnosis(self.name, self.path, (*self.checked, *checked), [*self.findings, *findings])
 
     def tables(self) -> list[Table]:
         """Return the verdict and the findings, errors first."""
@@ -142,6 +146,28 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield note(
             "pickle", ", ".join(sorted(pickles)[:3]), "a pickle can run code when it is loaded; it was not read",
             "weights of an older format beside the safetensors", f"rm {checkpoint.path / sorted(pickles)[0]}",
+        )  # fmt: skip
+
+
+def parent_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Whether the model in the store that this one was made of still has the bytes that its lineage recorded.
+
+    Hashes the parent, so that it is no part of the static pass.
+    """
+    parent = (checkpoint.lineage or {}).get("parent")
+    if not isinstance(parent, dict) or not isinstance(parent.get("name"), str) or not parent.get("digest"):
+        return
+    try:
+        path = model_path(parent["name"])
+        found = Checkpoint.open(path).digest() if path.is_dir() else parent["digest"]
+    except (AptError, OSError):  # gone, or no model of that name: nothing to compare with
+        return
+    if found != parent["digest"]:
+        yield note(
+            "parent-changed", str(path),
+            f"its digest is {found[:12]}…, this model was made of {parent['digest'][:12]}…",
+            "the parent was changed or replaced since",
+            "compare with a backup of the parent, not with what lies there now",
         )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def debug(
     if model is None:
         from apt.evaluation.environment import environment
 
-        state = environment(_plugin_states(), _plugin_checks())
+        state = environment(_plugin_states(), _plugin_checks("diagnostics"))
         output.emit(state)
         return ExitCode.OK if state.sound else ExitCode.CHECK_FAILED
     if deep:
@@ -57,6 +57,11 @@ def debug(
         from apt.checkpoint.diagnosis import diagnose
 
         diagnosis = diagnose(model)
+    from apt.checkpoint.findings import warning
+
+    told = _plugin_checks("model_diagnostics", path=diagnosis.path)
+    findings = [warning("plugin-check", c.check, c.message, "a plugin's own check", c.hint) for c in told if not c.ok]
+    diagnosis = diagnosis.plus([c.check for c in told], findings)
     output.emit(diagnosis)
     return ExitCode.CHECK_FAILED if diagnosis.verdict == "faulty" else ExitCode.OK
 
@@ -68,13 +73,13 @@ def _plugin_states() -> "list[PluginState]":
     return [PluginState(p.name, p.status, p.reason, p.mend) for p in host.current().data.plugins]
 
 
-def _plugin_checks() -> "list[PluginCheck]":
-    """Ask the plugins that have diagnostics of their own; what is not one is left out."""
+def _plugin_checks(hook: str, **facts: object) -> "list[PluginCheck]":
+    """Ask the plugins that have checks of their own; what is not one is left out."""
     from apt.evaluation.environment import PluginCheck
     from apt.plugins import host
     from apt.plugins.base import Diagnosis
 
-    told = [found for found in host.current().fire("diagnostics") if isinstance(found, (list, tuple))]
+    told = [found for found in host.current().fire(hook, **facts) if isinstance(found, (list, tuple))]
     return [
         PluginCheck(str(d.check), bool(d.ok), str(d.message), str(d.hint))
         for found in told

@@ -1,12 +1,11 @@
 """``debug --deep``: the model is run, and what it does names the faults that files and values do not show."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from apt.checkpoint.diagnosis import Diagnosis, diagnose, unreadable, verdict_of
+from apt.checkpoint.diagnosis import Diagnosis, diagnose, parent_findings, unreadable
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
@@ -39,7 +38,7 @@ GAIN_ERRORS: Final = 4.0
 #: that knows nothing (uniform over the vocabulary).
 INFORMED_SHARE: Final = 0.85
 #: Temperatures at which losses are compared; the first is the model's own.
-TEMPERATURES: Final = (1.0, 1.5, 2.25, 3.4)
+TEMPERATURES: Final = (1.0, 1.6, 2.6)
 #: Nats a token by which a model may be worse than one that knows nothing (uniform over the vocabulary).
 WORSE_THAN_UNIFORM: Final = 1.0
 
@@ -60,19 +59,19 @@ def diagnose_deeply(ref: str, *, text: str = "embedded") -> Diagnosis:
             "not-run", found.path.name, "a GGUF is not run here", "only checkpoints are",
             "apt_model ollama verify runs it beside its checkpoint",
         )  # fmt: skip
-        return _with(found, (), [told])
+        return found.plus((), [told])
     import torch
 
     try:
         loaded = model.load(dtype=torch.float32)
     except (BadInputError, UnsupportedError) as problem:
         broken = any(f.severity == "error" for f in found.findings)
-        return _with(found, (), [] if broken else [unreadable(found.path, problem, "loading")])
+        return found.plus((), [] if broken else [unreadable(found.path, problem, "loading")])
     try:
         checked, findings = deep_findings(model, loaded, text)
     except (RuntimeError, IndexError, ValueError, TypeError) as problem:  # raised by the model's own code
         checked, findings = ["forward pass"], [_raises(loaded, problem)]
-    return _with(found, checked, findings)
+    return found.plus((*checked, "parent"), [*findings, *parent_findings(model)])
 
 
 def deep_findings(checkpoint: Checkpoint, model: Any, text: str = "embedded") -> tuple[list[str], list[Finding]]:
@@ -107,12 +106,6 @@ def _raises(model: Any, problem: Exception) -> Finding:
         "config.json asks for something that these weights or this version of transformers cannot do",
         "compare config.json with the original",
     )  # fmt: skip
-
-
-def _with(found: Diagnosis, checked: "tuple[str, ...] | list[str]", findings: list[Finding]) -> Diagnosis:
-    order = {"error": 0, "warning": 1, "note": 2}
-    total = tuple(sorted((*found.findings, *findings), key=lambda f: order[f.severity]))
-    return dataclasses.replace(found, checked=(*found.checked, *checked), findings=total, verdict=verdict_of(total))
 
 
 def _rows(checkpoint: Checkpoint, text: str) -> Rows | None:

@@ -76,3 +76,10 @@ class HookSpecs:
     @hookspec
     def diagnostics(self) -> Sequence[Diagnosis]:  # type: ignore[empty-body]  # a spec has no body
         """Return what ``apt_model debug`` should say about the plugin's part of the environment."""
+
+    @hookspec
+    def model_diagnostics(self, path: Path) -> Sequence[Diagnosis]:  # type: ignore[empty-body]  # a spec has no body
+        """Return what ``apt_model debug MODEL`` should say beyond its own checks; what is not ok becomes a warning.
+
+        :param path: the model's directory or file; it may be broken.
+        """

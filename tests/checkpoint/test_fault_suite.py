@@ -605,6 +605,8 @@ def test_files_and_values(fault: Fault, tmp_path: Path, new_llama: Callable[...,
 @pytest.mark.parametrize("fault", DEEP, ids=str)
 def test_run(fault: Fault, tmp_path: Path, new_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deep, "ROWS", (4, 4))
+    if fault.code != "rotary-base":  # which shows over distance
+        monkeypatch.setattr(deep, "WINDOW", 128)
     if fault.code not in JUDGED:  # the model need not judge hypotheses to name these
         monkeypatch.setattr(deep, "FLOP_BUDGET", 0.0)
     check(fault, deep.diagnose_deeply(str(make(fault, tmp_path, new_llama))))
@@ -624,6 +626,20 @@ def test_a_cache_that_differs_from_the_full_pass(new_llama: Callable[..., Path],
     _, found = deep.deep_findings(checkpoint, model)
     (named,) = [f for f in found if f.code == "kv-cache"]
     assert named.severity == "error" and "logits differ" in named.evidence
+
+
+def test_a_parent_that_was_changed(new_llama: Callable[..., Path], apt_home: Path, tmp_path: Path) -> None:
+    from apt.checkpoint.diagnosis import parent_findings
+    from apt.checkpoint.reader import Checkpoint
+
+    parent = new_llama(apt_home / "models" / "parent")
+    child = new_llama(tmp_path / "child")
+    edit(child / "apt.json", parent={"name": "parent", "digest": Checkpoint.open(parent).digest()})
+    assert list(parent_findings(Checkpoint.open(child))) == []
+    edit(parent / "config.json", rms_norm_eps=1e-5)
+    assert [f.code for f in parent_findings(Checkpoint.open(child))] == ["parent-changed"]
+    shutil.rmtree(parent)
+    assert list(parent_findings(Checkpoint.open(child))) == []
 
 
 def test_a_model_whose_code_raises(
@@ -665,7 +681,8 @@ def test_a_gguf_that_was_quantised_and_spoilt(tmp_path: Path) -> None:
 HEALTHY = [
     ("llama", {}), ("llama", {"tie_word_embeddings": False}), ("mistral", {}), ("qwen2", {"tie_word_embeddings": True}),
     ("qwen2", {}), ("qwen3", {}), ("gemma2", {}), ("gemma3_text", {}), ("phi3", {}), ("gpt2", {}), ("olmo2", {}),
-    ("mixtral", {"num_local_experts": 4}),("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+    ("mixtral", {"num_local_experts": 4}),
+    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
 ]  # fmt: skip
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -699,4 +716,4 @@ def test_the_embedded_model_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deep, "ROWS", (4, 4))
     found = deep.diagnose_deeply("tiny")
     assert found.verdict == "healthy" and found.findings == ()
-    assert "hypotheses" in found.checked[-1]
+    assert any("hypotheses" in what for what in found.checked)
