@@ -19,7 +19,7 @@ def settings_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Look at ``config.json`` and ``generation_config.json`` alone, and at the dtypes of the tensors."""
     yield from quantisation_findings(checkpoint)
     yield from _mixed_dtypes(checkpoint)
-    if checkpoint.config.get("model_type") in ARCHITECTURES:
+    if str(checkpoint.config.get("model_type")) in ARCHITECTURES:
         yield from _class_name(checkpoint.config)
     yield from _norm_epsilon(checkpoint.config)
     yield from _rope(checkpoint.config)

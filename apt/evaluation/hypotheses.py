@@ -7,6 +7,7 @@ judge: the change that makes a text clearly likelier names the fault.
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -246,7 +247,8 @@ def variant(model: Any, changes: Mapping[str, Any]) -> Any:
     for key, value in changes.items():
         setattr(config, key, value)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of parameters that have no element in an odd config
             other = type(model)(config)
         other.load_state_dict(model.state_dict(), assign=True)
     except Exception as problem:  # config classes and models refuse a size by classes of their own

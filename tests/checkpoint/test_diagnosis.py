@@ -290,3 +290,25 @@ def test_the_scan_equals_torch(dtype: torch.dtype, llama_dir: Path, tmp_path: Pa
         by_row = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values[:, None]
         assert scan.zero_rows == int((by_row == 0).all(dim=1).sum()) and scan.rows == len(by_row)
     assert found["clean"].fingerprint != found["spoilt"].fingerprint
+
+
+ODD = [None, True, -1, 0, 3, 2.5, 1e308, "x", "", [], [1], [[]], {}, {"a": 1}, 10**30, "文"]
+KEYS = {
+    "config.json": (
+        "model_type", "architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "head_dim", "vocab_size", "tie_word_embeddings", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta",
+        "dtype", "torch_dtype", "quantization_config", "num_experts", "num_experts_per_tok", "eos_token_id",
+        "pad_token_id",
+    ),
+    "generation_config.json": ("eos_token_id", "top_p", "temperature", "do_sample", "min_length", "max_length"),
+    "tokenizer.json": ("model", "added_tokens", "post_processor"),
+    "tokenizer_config.json": ("chat_template", "eos_token", "pad_token", "add_bos_token"),
+    "apt.json": ("files", "parent"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "key"), [(file, key) for file, keys in KEYS.items() for key in keys])
+def test_any_value_of_any_key_ends_in_findings_and_never_in_a_traceback(model: Path, file: str, key: str) -> None:
+    for value in ODD:
+        edit_json(model / file, **{key: value})
+        assert diagnose(str(model)).verdict in ("healthy", "suspicious", "faulty")

@@ -605,7 +605,7 @@ def test_files_and_values(fault: Fault, tmp_path: Path, new_llama: Callable[...,
 @pytest.mark.parametrize("fault", DEEP, ids=str)
 def test_run(fault: Fault, tmp_path: Path, new_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deep, "ROWS", (4, 4))
-    if fault.code != "rotary-base":  # which shows over distance
+    if fault.code not in ("rotary-base", "transposed"):  # which show over distance, and faintly
         monkeypatch.setattr(deep, "WINDOW", 128)
     if fault.code not in JUDGED:  # the model need not judge hypotheses to name these
         monkeypatch.setattr(deep, "FLOP_BUDGET", 0.0)
