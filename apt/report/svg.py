@@ -201,8 +201,8 @@ def _grid(chart: Chart, x: _Axis, bottom: float) -> Iterator[str]:
     for value in x.ticks:
         at = x(value)
         yield f'<line class="grid" x1="{at}" x2="{at}" y1="8" y2="{bottom}"/>'
-        if at - last >= 46:
-            text = tick(value, chart.unit)
+        text = tick(value, chart.unit)
+        if at - last >= max(46, 2 * _HALF_DIGIT * len(text)):
             reaches_out = at + _HALF_DIGIT * len(text) > WIDTH - 2
             yield _label(WIDTH - 2 if reaches_out else at, bottom + 18, text, "end" if reaches_out else "middle")
             last = at

@@ -296,7 +296,8 @@ ODD = [None, True, -1, 0, 3, 2.5, 1e308, "x", "", [], [1], [[]], {}, {"a": 1}, 1
 KEYS = {
     "config.json": (
         "model_type", "architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "head_dim", "vocab_size", "tie_word_embeddings", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta",
+        "head_dim", "vocab_size",
+        "tie_word_embeddings", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta",
         "dtype", "torch_dtype", "quantization_config", "num_experts", "num_experts_per_tok", "eos_token_id",
         "pad_token_id",
     ),
