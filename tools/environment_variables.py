@@ -22,6 +22,11 @@ READ: Final = {
     "XDG_CACHE_HOME": "Directory of caches, of which the index of plugins is one; `~/.cache` when absent.",
     "NO_COLOR": "Any value: neither colour nor animation.",
     "TERM": "`dumb`: neither colour nor animation.",
+    "OMP_NUM_THREADS": "Threads of one of torch's operations; all cores when absent. `debug` tells when there are too many.",
+    "TRANSFORMERS_OFFLINE": "transformers: no Hub is asked; `debug` tells when it is set.",
+    "LC_ALL": "The locale, before all others; `debug` tells when it is not installed.",
+    "LC_CTYPE": "The locale of characters; as `LC_ALL`.",
+    "LANG": "The locale when no other variable names one.",
     "OMP_WAIT_POLICY": "How OpenMP's threads wait; set to `PASSIVE` when absent, since spinning threads take the cores "
     "from others.",
 }
@@ -31,7 +36,6 @@ OF_LIBRARIES: Final = {
     "HF_TOKEN": "huggingface_hub: the token of the Hub, in place of that of `hf auth login`.",
     "MODELSCOPE_API_TOKEN": "modelscope: the token of ModelScope.",
     "MODELSCOPE_ENDPOINT": "modelscope: the address of ModelScope.",
-    "OMP_NUM_THREADS": "torch: threads of one operation; all cores when absent.",
     "HTTPS_PROXY": "huggingface_hub and pip: the proxy.",
 }
 

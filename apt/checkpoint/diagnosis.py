@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Final, Literal
 
 from apt.checkpoint.diagnosis_config import config_findings, tensor_findings
-from apt.checkpoint.diagnosis_tokenizer import gguf_token_findings, template_findings, token_findings
+from apt.checkpoint.diagnosis_files import broken_file_findings, stray_findings
+from apt.checkpoint.diagnosis_gguf import gguf_findings
+from apt.checkpoint.diagnosis_settings import settings_findings
+from apt.checkpoint.diagnosis_tokenizer import template_findings, token_findings
+from apt.checkpoint.diagnosis_vocabulary import vocabulary_findings
 from apt.checkpoint.diagnosis_weights import weight_findings
 from apt.checkpoint.findings import Finding, error, note
 from apt.checkpoint.gguf import GGUFFile
-from apt.checkpoint.reader import Checkpoint, file_digest
+from apt.checkpoint.reader import Checkpoint, file_digest, read_json
 from apt.checkpoint.sizes import display_name, open_model
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.console.table import Table
-from apt.store import resolve
+from apt.store import model_path, resolve
 
 Verdict = Literal["healthy", "suspicious", "faulty"]
+Check = Callable[[Checkpoint], Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,10 @@ class Diagnosis:
     verdict: Verdict
     checked: tuple[str, ...]
     findings: tuple[Finding, ...]
+
+    def plus(self, checked: Iterable[str], findings: Iterable[Finding]) -> "Diagnosis":
+        """Return a diagnosis that looked at more and found more."""
+        return _diagnosis(self.name, self.path, (*self.checked, *checked), [*self.findings, *findings])
 
     def tables(self) -> list[Table]:
         """Return the verdict and the findings, errors first."""
@@ -62,16 +71,37 @@ def diagnose(ref: str) -> Diagnosis:
     try:
         model = open_model(ref)
     except (BadInputError, NotFoundError, UnsupportedError) as problem:
-        return _diagnosis(name, path, ("files",), [unreadable(path, problem)])
+        return _broken(name, path, problem)
     if isinstance(model, GGUFFile):
-        return _diagnosis(name, path, ("header", "special tokens"), list(gguf_token_findings(model)))
+        return _diagnosis(name, path, ("header", "special tokens", "types"), list(gguf_findings(model)))
+    return _diagnosis(name, model.path, tuple(what for what, _ in CHECKS), _run(model, CHECKS))
+
+
+def _broken(name: str, path: Path, problem: AptError) -> Diagnosis:
+    """A model that cannot be opened: its files one by one, and what can be checked without the weights."""
     findings: list[Finding] = []
-    for what, check in CHECKS:
+    checked: tuple[str, ...] = ("files",)
+    if path.is_dir():
+        findings, tensors = broken_file_findings(path)
+        if findings and (path / "config.json").is_file():
+            without_weights = tuple(c for c in CHECKS if c[0] in ("special tokens", "tokenizer", "chat template"))
+            try:
+                found = _run(Checkpoint(path, read_json(path / "config.json"), tensors), without_weights)
+            except BadInputError as second:
+                found = [unreadable(path, second)]
+            findings, checked = [*findings, *found], ("files", *(what for what, _ in without_weights))
+    return _diagnosis(name, path, checked, findings or [unreadable(path, problem)])
+
+
+def _run(model: Checkpoint, checks: "tuple[tuple[str, Check], ...]") -> list[Finding]:
+    """Run checks; one that cannot read its file says so as a finding."""
+    findings: list[Finding] = []
+    for what, check in checks:
         try:
             findings += check(model)
         except (BadInputError, UnsupportedError) as problem:
             findings.append(unreadable(model.path, problem, what))
-    return _diagnosis(name, model.path, tuple(what for what, _ in CHECKS), findings)
+    return findings
 
 
 def unreadable(path: Path, problem: AptError, what: str = "files") -> Finding:
@@ -102,6 +132,7 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
                 "changed or damaged after it was made",
                 "restore it from a backup, or make it again",
             )  # fmt: skip
+    yield from stray_findings(checkpoint)
     for path in sorted(checkpoint.path.glob("*.json")):
         with path.open("rb") as stream:
             marked = stream.read(3) == b"\xef\xbb\xbf"
@@ -118,20 +149,48 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def parent_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Whether the model in the store that this one was made of still has the bytes that its lineage recorded.
+
+    Hashes the parent, so that it is no part of the static pass.
+    """
+    parent = (checkpoint.lineage or {}).get("parent")
+    if not isinstance(parent, dict) or not isinstance(parent.get("name"), str) or not parent.get("digest"):
+        return
+    try:
+        path = model_path(parent["name"])
+        found = Checkpoint.open(path).digest() if path.is_dir() else parent["digest"]
+    except (AptError, OSError):  # gone, or no model of that name: nothing to compare with
+        return
+    if found != parent["digest"]:
+        yield note(
+            "parent-changed", str(path),
+            f"its digest is {found[:12]}…, this model was made of {parent['digest'][:12]}…",
+            "the parent was changed or replaced since",
+            "compare with a backup of the parent, not with what lies there now",
+        )  # fmt: skip
+
+
 def _diagnosis(name: str, path: Path, checked: tuple[str, ...], findings: list[Finding]) -> Diagnosis:
     order = {"error": 0, "warning": 1, "note": 2}
     findings.sort(key=lambda f: order[f.severity])
-    worst = findings[0].severity if findings else "note"
-    verdicts: dict[str, Verdict] = {"error": "faulty", "warning": "suspicious", "note": "healthy"}
-    return Diagnosis(name, path, verdicts[worst], checked, tuple(findings))
+    return Diagnosis(name, path, verdict_of(findings), checked, tuple(findings))
+
+
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """Judge by the worst finding."""
+    severities = {f.severity for f in findings}
+    return "faulty" if "error" in severities else "suspicious" if "warning" in severities else "healthy"
 
 
 #: What is looked at, in order.
-CHECKS: Final[tuple[tuple[str, Callable[[Checkpoint], Iterable[Finding]]], ...]] = (
+CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("files", file_findings),
     ("config", config_findings),
+    ("settings", settings_findings),
     ("tensors", tensor_findings),
     ("special tokens", token_findings),
+    ("tokenizer", vocabulary_findings),
     ("chat template", template_findings),
     ("weights", weight_findings),
 )

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from apt.checkpoint.architecture import Architecture
+from apt.checkpoint.architecture import ARCHITECTURES, Architecture
+from apt.checkpoint.diagnosis_settings import packed_tensors
 from apt.checkpoint.expected import ExpectedTensor, expected_tensors
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.safetensors_header import TensorInfo
-from apt.console.errors import UnsupportedError
+from apt.console.errors import BadInputError, UnsupportedError
 
 _DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
@@ -48,6 +49,8 @@ def config_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         )  # fmt: skip
     stated = config.get("dtype") or config.get("torch_dtype")
     stored = Counter(t.dtype for t in checkpoint.tensors.values()).most_common(1)
+    if packed_tensors(checkpoint):
+        return  # told for what it is
     if isinstance(stated, str) and stored and _DTYPE_NAMES.get(stated, stored[0][0]) != stored[0][0]:
         yield warning(
             "dtype", "config.json", f"says {stated}, most tensors are {stored[0][0]}",
@@ -63,8 +66,18 @@ def tensor_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         return
     if architecture.dimensions(checkpoint.config).layers > len(checkpoint.tensors):
         return  # told as a fault of the config; a list of that many layers' tensors would not end
+    if packed_tensors(checkpoint):
+        return  # a quantiser packs and renames; its shapes say nothing
     wanted = expected_tensors(architecture, checkpoint.config)
     stored = _with_prefix(architecture, checkpoint.tensors)
+    other = _other_family(checkpoint, wanted, stored)
+    if other:
+        yield error(
+            "model-type", "config.json: model_type", f"is {architecture.model_type!r}; the {len(stored)} tensors are "
+            f"exactly those of {other!r} with the same sizes", "the config was edited, or is another model's",
+            f'set "model_type" to "{other}" and copy the other settings of the original config',
+        )  # fmt: skip
+        return
     yield from _missing(architecture, wanted, stored)
     for name, tensor in stored.items():
         if name not in wanted:
@@ -82,6 +95,28 @@ def tensor_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             "saved by a tool that does not know the tie",
             "remove it, it doubles the embedding" if same else 'set "tie_word_embeddings" to false to use it',
         )  # fmt: skip
+
+
+def _other_family(
+    checkpoint: Checkpoint, wanted: Mapping[str, ExpectedTensor], stored: Mapping[str, TensorInfo]
+) -> str | None:
+    """Return the one other family whose tensors these are, name by name and shape by shape."""
+    if _fits(wanted, stored):
+        return None
+    found = []
+    for name, architecture in ARCHITECTURES.items():
+        try:
+            if _fits(expected_tensors(architecture, checkpoint.config), stored):
+                found.append(name)
+        except BadInputError:  # it asks for sizes that this config lacks
+            continue
+    return found[0] if len(found) == 1 else None
+
+
+def _fits(wanted: Mapping[str, ExpectedTensor], stored: Mapping[str, TensorInfo]) -> bool:
+    needed = {n for n, w in wanted.items() if not w.optional}
+    names = {n for n in stored if not _BUFFERS.search(n)}
+    return needed <= names <= set(wanted) and all(stored[n].shape == wanted[n].shape for n in names)
 
 
 def _with_prefix(architecture: Architecture, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -102,7 +137,13 @@ def _missing(
             "missing-head", architecture.head, "is not stored, and the config does not tie it to the embedding",
             "tie_word_embeddings was lost, or a shard", 'set "tie_word_embeddings" to true if the model was tied',
         )  # fmt: skip
-    if absent:
+    biases = [n for n in absent if n.endswith(".bias")]
+    if biases and len(biases) == len(absent):
+        yield error(
+            "missing-bias", biases[0], f"{len(biases)} biases that the family has are not stored{_few(biases)}",
+            "a conversion that knows weights only", "convert the original model again",
+        )  # fmt: skip
+    elif absent:
         yield error(
             "missing-tensor", absent[0], f"{len(absent)} of {len(wanted)} tensors are missing{_few(absent)}",
             "a shard was left out, or num_hidden_layers is too large; transformers would fill them with random numbers",

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from apt.checkpoint.diagnosis_vocabulary import special_token_ids
 from apt.checkpoint.findings import Finding, error, note, warning
-from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint, read_json
 from apt.checkpoint.tokenizer_facts import TokenizerFacts, chat_template, read_tokenizer
 from apt.console.errors import UnsupportedError
@@ -36,12 +36,17 @@ def token_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     if generation.is_file():
         files["generation_config.json"] = read_json(generation)
     limit = rows if rows is not None else checkpoint.config.get("vocab_size")
+    specials = special_token_ids(checkpoint.path)
     for name, config in files.items():
-        yield from _id_findings(name, config, limit if isinstance(limit, int) else None, tokenizer)
+        yield from _id_findings(name, config, limit if isinstance(limit, int) else None, tokenizer, specials)
 
 
 def _id_findings(
-    name: str, config: Mapping[str, Any], limit: int | None, tokenizer: TokenizerFacts | None
+    name: str,
+    config: Mapping[str, Any],
+    limit: int | None,
+    tokenizer: TokenizerFacts | None,
+    specials: frozenset[int],
 ) -> Iterator[Finding]:
     for role in _ROLES:
         key = f"{role}_token_id"
@@ -56,14 +61,28 @@ def _id_findings(
                 "the config was written for another tokenizer", f'set "{key}" to the id that the tokenizer gives',
             )  # fmt: skip
         own = tokenizer.special_ids.get(role) if tokenizer is not None else None
-        if ids and own is not None and own not in ids and not outside:
-            assert tokenizer is not None
-            consequence = "generation would not stop where the tokenizer ends a text" if role == "eos" else ""
-            yield (warning if role == "eos" else note)(
-                "special-id-differs", f"{name}: {key}",
-                f"is {ids if len(ids) > 1 else ids[0]}, the tokenizer's {role} {tokenizer.special[role]!r} is {own}",
-                consequence or "the files were edited apart", f'set "{key}" to {own} if the tokenizer is right',
-            )  # fmt: skip
+        if tokenizer is not None and ids and own is not None and own not in ids and not outside:
+            yield _differing(f"{name}: {key}", role, ids, own, tokenizer, specials)
+
+
+def _differing(
+    where: str, role: str, ids: list[int], own: int, tokenizer: TokenizerFacts, specials: frozenset[int]
+) -> Finding:
+    """A special id that is not the tokenizer's: an error for an end that is a piece of text, else a warning."""
+    ordinary = bool(specials) and not specials & set(ids)
+    make = error if role == "eos" and ordinary else warning if role == "eos" or ordinary else note
+    shown = f"is {ids if len(ids) > 1 else ids[0]}"
+    if ordinary:
+        shown += ", a token of text and no special one"
+    cause = "the files were edited apart"
+    if role == "eos":
+        cause += ": generation would not stop where the tokenizer ends a text"
+    if len(ids) == 1 and abs(own - ids[0]) == 1:
+        cause = f"off by one: {cause}"
+    return make(
+        "special-id-differs", where, f"{shown}; the tokenizer's {role} {tokenizer.special[role]!r} is {own}", cause,
+        f'set "{where.rpartition(" ")[2]}" to {own} if the tokenizer is right',
+    )  # fmt: skip
 
 
 def template_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -101,7 +120,7 @@ def render_problem(template: str, tokenizer: TokenizerFacts | None) -> str:
     environment.filters["tojson"] = lambda value, **_: str(value)
     special = {f"{role}_token": text for role, text in (tokenizer.special if tokenizer else {}).items()}
     try:
-        environment.from_string(template).render(
+        text = environment.from_string(template).render(
             messages=_MESSAGES,
             add_generation_prompt=True,
             raise_exception=refuse,
@@ -111,33 +130,8 @@ def render_problem(template: str, tokenizer: TokenizerFacts | None) -> str:
     except (TemplateError, SecurityError, TypeError, ValueError, LookupError, AttributeError) as problem:
         line = getattr(problem, "lineno", None)
         return f"line {line}: {problem}" if line else f"{type(problem).__name__}: {problem}"
-    return ""
-
-
-def gguf_token_findings(file: GGUFFile) -> Iterator[Finding]:
-    """The same for the metadata of a GGUF."""
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    embedding = file.tensors.get("token_embd.weight")
-    if not isinstance(tokens, list):
-        yield warning(
-            "no-tokenizer", file.path.name, "the file holds no token list", "written without a vocabulary",
-            "export it again from the checkpoint: apt_model ollama export MODEL -o DIR",
-        )  # fmt: skip
-        return
-    rows = embedding.shape[0] if embedding is not None else len(tokens)
-    if len(tokens) > rows:
-        yield error(
-            "vocabulary", "tokenizer.ggml.tokens", f"{len(tokens)} tokens, the embedding has {rows} rows",
-            "it is another model's tokenizer", "export it again from the checkpoint",
-        )  # fmt: skip
-    for name in ("bos", "eos", "padding", "unknown"):
-        key = f"tokenizer.ggml.{name}_token_id"
-        value = file.metadata.get(key)
-        if isinstance(value, int) and not 0 <= value < rows:
-            yield error(
-                "special-id", key, f"{value} is outside the vocabulary of {rows} tokens",
-                "it was written for another tokenizer", "export it again from the checkpoint",
-            )  # fmt: skip
+    lost = _MESSAGES[0]["content"] not in text
+    return "the user's message is not in the rendered text" if lost else ""
 
 
 def _embedding_rows(checkpoint: Checkpoint) -> int | None:

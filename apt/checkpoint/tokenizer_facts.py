@@ -76,7 +76,8 @@ def vocabulary(definition: Mapping[str, Any]) -> dict[str, int]:
         ids = {str(entry[0]): n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry}
     else:
         ids = {}
-    for added in definition.get("added_tokens") or ():
+    more = definition.get("added_tokens")
+    for added in more if isinstance(more, list) else ():
         if isinstance(added, dict) and type(added.get("id")) is int and isinstance(added.get("content"), str):
             ids[added["content"]] = added["id"]
     return ids

@@ -20,18 +20,26 @@ def debug(
         typer.Argument(metavar="[MODEL]", help="A path, a name in the store, tiny, hf:owner/name.", show_default=False),
         Completes("model"),
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also load and run MODEL: activations, KV cache, settings that do not fit.")
+    ] = False,
+    text: Annotated[
+        str, typer.Option("--text", metavar="FILE", help="Text that --deep judges by (.txt or .jsonl).")
+    ] = "embedded",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Find faults of the environment; with MODEL, faults of its files, config, tensors, tokenizer and weights.
 
-    Each finding says what shows it, the likely cause and what mends it. The model is read, never loaded: a pass over
-    headers, JSON files and the raw weights, without torch.
+    Each finding says what shows it, the likely cause and what mends it. Without --deep the model is read, never loaded:
+    a pass over headers, JSON files and the raw weights, without torch. With --deep it is run on a text: settings and
+    weights that fit by shape only are found by the changes that make the text likelier.
 
     \b
     Examples:
       apt_model debug
       apt_model debug ./my-model
+      apt_model debug ./my-model --deep
       apt_model debug my-model.gguf --json
 
     \b
@@ -41,12 +49,22 @@ def debug(
     if model is None:
         from apt.evaluation.environment import environment
 
-        state = environment(_plugin_states(), _plugin_checks())
+        state = environment(_plugin_states(), _plugin_checks("diagnostics"))
         output.emit(state)
         return ExitCode.OK if state.sound else ExitCode.CHECK_FAILED
-    from apt.checkpoint.diagnosis import diagnose
+    if deep:
+        from apt.evaluation.deep import diagnose_deeply
 
-    diagnosis = diagnose(model)
+        diagnosis = diagnose_deeply(model, text=text)
+    else:
+        from apt.checkpoint.diagnosis import diagnose
+
+        diagnosis = diagnose(model)
+    from apt.checkpoint.findings import warning
+
+    told = _plugin_checks("model_diagnostics", model=diagnosis.path)
+    findings = [warning("plugin-check", c.check, c.message, "a plugin's own check", c.hint) for c in told if not c.ok]
+    diagnosis = diagnosis.plus([c.check for c in told], findings)
     output.emit(diagnosis)
     return ExitCode.CHECK_FAILED if diagnosis.verdict == "faulty" else ExitCode.OK
 
@@ -58,13 +76,13 @@ def _plugin_states() -> "list[PluginState]":
     return [PluginState(p.name, p.status, p.reason, p.mend) for p in host.current().data.plugins]
 
 
-def _plugin_checks() -> "list[PluginCheck]":
-    """Ask the plugins that have diagnostics of their own; what is not one is left out."""
+def _plugin_checks(hook: str, **facts: object) -> "list[PluginCheck]":
+    """Ask the plugins that have checks of their own; what is not one is left out."""
     from apt.evaluation.environment import PluginCheck
     from apt.plugins import host
     from apt.plugins.base import Diagnosis
 
-    told = [found for found in host.current().fire("diagnostics") if isinstance(found, (list, tuple))]
+    told = [found for found in host.current().fire(hook, **facts) if isinstance(found, (list, tuple))]
     return [
         PluginCheck(str(d.check), bool(d.ok), str(d.message), str(d.hint))
         for found in told

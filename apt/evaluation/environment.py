@@ -14,12 +14,19 @@ from apt.checkpoint.diagnosis import findings_tables
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.console.table import Table
 from apt.console.units import format_bytes
+from apt.evaluation.environment_checks import (
+    device_findings,
+    encoding_findings,
+    limit_findings,
+    place_findings,
+    version_findings,
+)
 from apt.store import home, hub_cache
 
 #: Packages whose versions decide what works.
 PACKAGES: Final = (
     "apt-model", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pydantic", "typer", "huggingface_hub",
-    "gguf", "xllamacpp",
+    "accelerate", "torchvision", "gguf", "xllamacpp",
 )  # fmt: skip
 #: The core cannot run models without these.
 _NEEDED: Final = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
@@ -129,7 +136,12 @@ def environment(plugins: Iterable[PluginState] = (), checks: Iterable[PluginChec
     free = {place: shutil.disk_usage(_existing(place)).free for place in (home(), Path.cwd())}
     findings = [
         *_package_findings(packages, torch_problem),
+        *version_findings(packages),
         *_shadow_findings(),
+        *encoding_findings(),
+        *place_findings(),
+        *limit_findings(os.environ, _cpus(), int(memory.total)),
+        *_graphics_findings(torch_problem),
         *_room_findings(free, int(memory.available)),
         *_plugin_findings(states),
         *(warning("plugin-check", c.check, c.message, "a plugin's own check", c.hint) for c in checked if not c.ok),
@@ -251,6 +263,15 @@ def _devices() -> tuple[tuple[Device, ...], int | None, str]:
     if torch.backends.mps.is_available():
         found.append(Device("Apple GPU", "mps", None))
     return tuple(found), torch.get_num_threads(), ""
+
+
+def _graphics_findings(torch_problem: str) -> Iterator[Finding]:
+    if torch_problem:
+        return
+    import torch
+
+    driver = Path("/proc/driver/nvidia/version").exists()
+    yield from device_findings(driver, torch.version.cuda, torch.cuda.device_count())
 
 
 def _cpus() -> int:

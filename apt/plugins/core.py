@@ -33,6 +33,12 @@ CORE_COMMANDS: Final = (
         "debug", "apt.cli.debug:debug", "Find faults of the environment or of a checkpoint.", section="Models"
     ),
     CommandRecord(
+        "visualize",
+        "apt.cli.visualize:visualize",
+        "Charts of a model, a training run or a result on one offline page.",
+        section="Models",
+    ),
+    CommandRecord(
         "plugin", "apt.cli.plugin:app", "List, describe, install, enable and disable plugins.", section="Plugins"
     ),
     CommandRecord(
@@ -54,6 +60,7 @@ HOOKS: Final = (
     "on_training_step",
     "on_training_end",
     "diagnostics",
+    "model_diagnostics",
     "information",
 )
 

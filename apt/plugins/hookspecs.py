@@ -113,6 +113,17 @@ class Diagnostics(Protocol):
         ...
 
 
+class ModelDiagnostics(Protocol):
+    """Plugins that find faults of models."""
+
+    def model_diagnostics(self, model: Path) -> Sequence[Diagnosis]:
+        """Return what ``apt_model debug MODEL`` should say beyond its own checks; what is not ok becomes a warning.
+
+        :param model: the model's directory or file; it may be broken.
+        """
+        ...
+
+
 class Information(Protocol):
     """Plugins that know more of a model than its headers say."""
 
@@ -134,6 +145,7 @@ class HookSpecs(
     OnTrainingStep,
     OnTrainingEnd,
     Diagnostics,
+    ModelDiagnostics,
     Information,
     Protocol,
 ):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from apt.console.table import Table
 from apt.report.numbers import figure
@@ -57,6 +57,27 @@ class Chart:
     unit: Unit = ""
     reference: float | None = None
     reference_label: str = ""
+    #: x is a count (of layers, of steps): no tick between whole numbers.
+    whole_x: bool = False
+    #: What is said of an axis that is logarithmic.
+    log_label: str = "log scale"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the chart as it stands in a JSON file; what a point does not have is left out."""
+        series = [
+            {
+                "name": s.name,
+                "points": [
+                    {k: v for k in ("x", "y", "low", "high", "whole", "note") if (v := getattr(p, k)) not in (None, "")}
+                    for p in s.points
+                ],
+            }
+            for s in self.series
+        ]
+        return {
+            "id": self.id, "kind": self.kind, "title": self.title, "x_label": self.x_label,
+            "y_label": self.y_label, "unit": self.unit, "series": series,
+        }  # fmt: skip
 
     def table(self) -> Table:
         """Return the chart's figures: a row for each x, a column for each series."""

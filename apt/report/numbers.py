@@ -29,6 +29,9 @@ def tick(value: float, unit: str = "") -> str:
         return f"{value / 1024**power:g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
     if unit == "share":
         return f"{100 * value:g} %"
+    if abs(value) >= 1e5:
+        power = 3 if abs(value) >= 1e9 else 2 if abs(value) >= 1e6 else 1
+        return f"{value / 1000**power:g} {' kMG'[power]}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 

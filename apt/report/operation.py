@@ -14,7 +14,6 @@ from apt.console.table import Table
 from apt.console.units import format_bytes
 from apt.options import Options, OutputPath, Overwrite
 from apt.report import page
-from apt.report.charts import Chart
 from apt.report.numbers import figure
 from apt.report.sections import charts_of
 from apt.report.summary import Check, State, checks_of, states_of
@@ -111,7 +110,7 @@ def report(options: ReportOptions) -> ReportResult:
         "kind": comparison.kind,
         "states": states,
         "checks": checks,
-        "charts": [_chart(c) for c in charts],
+        "charts": [c.plain() for c in charts],
         "facts": facts,
         "results": options.results,
     }
@@ -243,21 +242,3 @@ def _facts(options: ReportOptions, source: str) -> dict[str, str]:
     if speed:
         found["threads"] = str(speed.threads)
     return found
-
-
-def _chart(chart: Chart) -> dict[str, Any]:
-    """Return a chart as it stands in the JSON file."""
-    series = [
-        {
-            "name": s.name,
-            "points": [
-                {k: v for k in ("x", "y", "low", "high", "whole", "note") if (v := getattr(p, k)) not in (None, "")}
-                for p in s.points
-            ],
-        }
-        for s in chart.series
-    ]
-    return {
-        "id": chart.id, "kind": chart.kind, "title": chart.title, "x_label": chart.x_label,
-        "y_label": chart.y_label, "unit": chart.unit, "series": series,
-    }  # fmt: skip

@@ -1,7 +1,7 @@
 """The HTML page: one file, no script, no request; its content security policy forbids both."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,42 @@ class Page:
     facts: Table
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A headed table of a sheet, and what is said below it."""
+
+    title: str
+    table: Table
+    kind: str = "facts"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A page of tables and charts in any language; ``words`` translates the page's own phrases."""
+
+    title: str
+    lead: str
+    tiles: Sequence[Tile]
+    parts: Sequence[Part]
+    charts: Sequence[Chart]
+    lang: str
+    words: Callable[[str], str]
+
+
+def render_sheet(sheet: Sheet) -> str:
+    """Return the whole HTML document of a sheet."""
+    charts = "".join(_figure(c, sheet.words("Table")) for c in sheet.charts)
+    parts = [_header(sheet)]
+    parts += [f'<section class="charts" aria-label="{_text(sheet.words("Charts"))}">{charts}</section>']
+    for i, part in enumerate(sheet.parts):
+        told = f'<p class="note">{_text(part.note)}</p>' if part.note else ""
+        parts.append(_section(part.title, _table(part.table, part.kind) + told, anchor=f"part-{i}"))
+    return _document(sheet.title, parts, sheet.lang)
+
+
 def render(page: Page) -> str:
     """Return the whole HTML document."""
-    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     parts = [
         _header(page),
         _section("States", _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
@@ -46,42 +79,46 @@ def render(page: Page) -> str:
         '<section class="charts" aria-label="Charts">' + "".join(_figure(c) for c in page.charts) + "</section>",
         _section("How it was made", _table(page.facts, "facts")),
     ]
+    return _document(page.title, parts, "en")
+
+
+def _document(title: str, parts: Sequence[str], lang: str) -> str:
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!DOCTYPE html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_text(_POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{_text(page.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{_text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _header(page: Page) -> str:
+def _header(page: Page | Sheet) -> str:
     tiles = "".join(
         f"<div class=tile><dt>{_text(t.label)}</dt><dd><strong>{_text(t.value)}</strong>"
         f"<span>{_text(t.detail)}</span></dd></div>"
         for t in page.tiles
     )
-    return (
-        f'<header><h1>{_text(page.title)}</h1><p class="lead">{_text(page.lead)}</p>'
-        f'<dl class="tiles">{tiles}</dl></header>'
-    )
+    shown = f'<dl class="tiles">{tiles}</dl>' if tiles else ""
+    return f'<header><h1>{_text(page.title)}</h1><p class="lead">{_text(page.lead)}</p>{shown}</header>'
 
 
-def _section(title: str, content: str) -> str:
-    anchor = title.lower().replace(" ", "-")
+def _section(title: str, content: str, anchor: str = "") -> str:
+    anchor = anchor or title.lower().replace(" ", "-")
     heading = f'<h2 id="{anchor}-h">{_text(title)}</h2>'
     return f'<section id="{anchor}" aria-labelledby="{anchor}-h">{heading}{content}</section>'
 
 
-def _figure(chart: Chart) -> str:
+def _figure(chart: Chart, table_word: str = "Table") -> str:
     table = chart.table()
     return (
         f'<figure id="{_text(chart.id)}"><figcaption><h3>{_text(chart.title)}</h3>'
         f"<p>{_text(chart.y_label)}</p></figcaption>"
         f"{svg.legend(chart)}{svg.draw(chart)}"
-        f"<details><summary>Table</summary>{_table(table, 'figures', caption=chart.description)}</details></figure>"
+        f"<details><summary>{_text(table_word)}</summary>"
+        f"{_table(table, 'figures', caption=chart.description)}</details></figure>"
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from apt.console.output import display_width
 from apt.report.charts import Chart, Point, Series
 from apt.report.numbers import figure, log_ticks, nice_ticks, spans_decades, tick
 
@@ -17,6 +18,12 @@ WIDTH: Final = 480
 _LEFT: Final = 118  # room for the names of states
 _RIGHT: Final = 18
 _ROW: Final = 38
+#: Columns of text that fit in the room for names, also on a small screen.
+_NAME_WIDTH: Final = 10
+#: Half of a digit's width on a small screen, where the font is larger.
+_HALF_DIGIT: Final = 5.0
+#: Colours in the style sheet; further series differ by shape.
+_COLOURS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ def legend(chart: Chart) -> str:
     if len(chart.series) < 2 or chart.kind == "shares":
         return ""
     items = [
-        f'<li><svg viewBox="0 0 26 12" aria-hidden="true" class="key s{i}">'
+        f'<li><svg viewBox="0 0 26 12" aria-hidden="true" class="key s{i % _COLOURS}">'
         f'<line x1="1" y1="6" x2="25" y2="6"/>{_shape(i, 13, 6, 3.6)}</svg>{_text(s.name)}</li>'
         for i, s in enumerate(chart.series)
     ]
@@ -63,7 +70,7 @@ def legend(chart: Chart) -> str:
 
 def _lines(chart: Chart) -> tuple[Iterator[str], float]:
     """Curves over a numeric x."""
-    height, top, bottom, left = 300.0, 14.0, 252.0, 58.0
+    height, top, bottom, left = 300.0, 14.0, 252.0, 68.0
     points = [p for s in chart.series for p in s.points]
     ys = [p.y for p in points] + ([chart.reference] if chart.reference is not None else [])
     x = _Axis(_bounded(nice_ticks(0, max(float(p.x) for p in points) or 1), points), left, WIDTH - _RIGHT)
@@ -74,7 +81,7 @@ def _lines(chart: Chart) -> tuple[Iterator[str], float]:
             yield f'<line class="grid" x1="{left}" x2="{WIDTH - _RIGHT}" y1="{y(value)}" y2="{y(value)}"/>'
             yield _label(left - 8, y(value) + 4.5, tick(value, chart.unit), "end")
         for value in x.ticks:
-            if value <= max(float(p.x) for p in points):
+            if value <= max(float(p.x) for p in points) and (value == int(value) or not chart.whole_x):
                 yield _label(x(value), bottom + 20, tick(value), "middle")
         yield _label((left + WIDTH - _RIGHT) / 2, height - 8, chart.x_label, "middle", "axis")
         if chart.reference is not None:
@@ -83,9 +90,9 @@ def _lines(chart: Chart) -> tuple[Iterator[str], float]:
             yield _label(WIDTH - _RIGHT, at - 6, chart.reference_label, "end", "axis")
         for i, series in enumerate(chart.series):
             path = " ".join(f"{x(float(p.x))},{y(p.y)}" for p in series.points)
-            yield f'<polyline class="line s{i}" points="{path}"/>'
+            yield f'<polyline class="line s{i % _COLOURS}" points="{path}"/>'
             for point in series.points:
-                yield _mark(chart, series, point, _shape(i, x(float(point.x)), y(point.y), 4), i)
+                yield _mark(chart, series, point, _shape(i, x(float(point.x)), y(point.y), 4), i % _COLOURS)
 
     return body(), height
 
@@ -93,7 +100,7 @@ def _lines(chart: Chart) -> tuple[Iterator[str], float]:
 def _bounded(ticks: list[float], points: Sequence[Point]) -> list[float]:
     """End an x axis at the last point and not at the next round number."""
     last = max(float(p.x) for p in points)
-    return [*[t for t in ticks if t < last], last] if last > 0 else ticks
+    return [*[t for t in ticks if t < 0.94 * last], last] if last > 0 else ticks
 
 
 def _dots(chart: Chart) -> tuple[Iterator[str], float]:
@@ -113,7 +120,7 @@ def _dots(chart: Chart) -> tuple[Iterator[str], float]:
             if point.low is not None and point.high is not None:
                 a, b = x(point.low), x(point.high)
                 whisker = f'<path class="whisker" d="M{a} {at - 5}V{at + 5}M{a} {at}H{b}M{b} {at - 5}V{at + 5}"/>'
-            yield _label(_LEFT - 10, at + 4.5, str(point.x), "end", "name")
+            yield _label(_LEFT - 10, at + 4.5, _shortened(str(point.x)), "end", "name")
             dot = f'<circle cx="{x(point.y)}" cy="{at}" r="5"/>'
             yield _mark(chart, series, point, whisker + dot, _colour(str(point.x)))
             yield _value_label(x, point, at, chart)
@@ -136,7 +143,7 @@ def _bars(chart: Chart) -> tuple[Iterator[str], float]:
             shape = f'<rect x="{_LEFT}" y="{at - 10}" width="{width:.2f}" height="20" rx="2"/>'
             if point.low is not None and point.high is not None:
                 shape += f'<path class="whisker" d="M{x(point.low)} {at}H{x(point.high)}"/>'
-            yield _label(_LEFT - 10, at + 4.5, str(point.x), "end", "name")
+            yield _label(_LEFT - 10, at + 4.5, _shortened(str(point.x)), "end", "name")
             yield _mark(chart, series, point, shape, _colour(str(point.x)))
             inside = width > (x.end - x.start) * 0.55
             ends = (point.low if point.low is not None else point.y, point.high if point.high is not None else point.y)
@@ -194,11 +201,13 @@ def _grid(chart: Chart, x: _Axis, bottom: float) -> Iterator[str]:
     for value in x.ticks:
         at = x(value)
         yield f'<line class="grid" x1="{at}" x2="{at}" y1="8" y2="{bottom}"/>'
-        if at - last >= 46:
-            yield _label(at, bottom + 18, tick(value, chart.unit), "middle")
+        text = tick(value, chart.unit)
+        if at - last >= max(46, 2 * _HALF_DIGIT * len(text)):
+            reaches_out = at + _HALF_DIGIT * len(text) > WIDTH - 2
+            yield _label(WIDTH - 2 if reaches_out else at, bottom + 18, text, "end" if reaches_out else "middle")
             last = at
     if x.log:
-        yield _label(_LEFT - 10, bottom + 18, "logarithmic", "end", "axis")
+        yield _label(_LEFT - 30, bottom + 18, chart.log_label, "end", "axis")
     if chart.reference is not None:
         at = x(chart.reference)
         yield f'<line class="reference" x1="{at}" x2="{at}" y1="8" y2="{bottom}"/>'
@@ -228,6 +237,19 @@ def _mark(chart: Chart, series: Series, point: Point, shape: str, colour: int) -
     note = f" ({point.note})" if point.note else ""
     title = f"{series.name}, {where}: {shown}{note}"
     return f'<g class="mark s{colour}" {attributes}><title>{_text(title)}</title>{shape}</g>'
+
+
+def _shortened(name: str) -> str:
+    """A name that fits beside its mark: the middle of a long one is left out; the mark's title has all of it."""
+    if display_width(name) <= _NAME_WIDTH:
+        return name
+    half = (_NAME_WIDTH - 1) // 2
+    head, tail = name, name
+    while display_width(head) > half:
+        head = head[:-1]
+    while display_width(tail) > half:
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def _exact(value: float | str) -> str:

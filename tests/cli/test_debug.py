@@ -35,6 +35,32 @@ class Made(Plugin):
     assert "FAILED" in cli("debug").out
 
 
+def test_plugins_check_models_too(cli: Callable, apt_home: Path, llama_dir: Path) -> None:
+    (apt_home / "plugins").mkdir(parents=True)
+    (apt_home / "plugins" / "house.py").write_text("""
+from apt.plugins.base import Diagnosis, Plugin
+
+class House(Plugin):
+    name = "house"
+    version = "1"
+    def model_diagnostics(self, model):
+        card = (model / "README.md").is_file()
+        return [Diagnosis("model card", card, f"{model.name} has none", "write one"), Diagnosis("licence", True, "")]
+""")
+    ran = cli("debug", llama_dir, "--json")
+    found = json.loads(ran.out)
+    assert ran.code == 0 and found["verdict"] == "suspicious" and {"model card", "licence"} <= set(found["checked"])
+    (told,) = found["findings"]
+    assert (told["code"], told["where"], told["evidence"]) == ("plugin-check", "model card", "llama has none")
+
+
+def test_deep_and_its_text(cli: Callable, llama_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "文.txt").write_text("def add(a, b):\n    return a + b\n" * 20, encoding="utf-8")
+    found = json.loads(cli("debug", llama_dir, "--deep", "--text", tmp_path / "文.txt", "--json").out)
+    assert found["verdict"] == "healthy" and "KV cache" in found["checked"] and "文.txt" in found["checked"][-2]
+    assert cli("debug", llama_dir, "--deep", "--text", tmp_path / "gone.txt").code == 3
+
+
 def test_models_sound_faulty_and_missing(
     cli: Callable, llama_dir: Path, new_llama: Callable[..., Path], tmp_path: Path
 ) -> None:

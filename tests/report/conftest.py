@@ -1,9 +1,17 @@
 """Results as the operations give them, with figures that are easy to tell apart."""
 
+import base64
 import copy
+import fcntl
 import html.parser
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -159,3 +167,102 @@ def by_place(charts):
 def kit() -> SimpleNamespace:
     """Writing a report and reading its marks."""
     return SimpleNamespace(write=write, Marks=Marks, marks_of=marks_of, by_place=by_place)
+
+
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+
+
+class Browser:
+    """Chromium with one page; remembers what the page requested and what was said on its console.
+
+    It is driven through its debugging pipe, which needs no library and no port.
+    """
+
+    def __init__(self, profile: Path) -> None:
+        ours, theirs = os.pipe(), os.pipe()
+        fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (ours[0], theirs[1])]
+        self._process = subprocess.Popen(
+            [
+                str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+                "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
+            ],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(3, 4),
+            preexec_fn=lambda: (os.dup2(fds[0], 3), os.dup2(fds[1], 4)),
+        )  # fmt: skip
+        for fd in (*fds, ours[0], theirs[1]):
+            os.close(fd)
+        self._write, self._read = ours[1], os.fdopen(theirs[0], "rb")
+        self._buffer, self._number, self._session = b"", 0, ""
+        self.requests: list[str] = []
+        self.console: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Network", "Log", "Runtime", "Page"):
+            self.call(f"{domain}.enable")
+
+    def open(self, page: Path, width: int = 1280, scheme: str = "light") -> None:
+        """Load a page at a width and in a colour scheme."""
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Page.navigate", url=page.as_uri())
+        while self._next().get("method") != "Page.loadEventFired":
+            pass
+
+    def evaluate(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def screenshot(self, path: Path) -> Path:
+        data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        path.write_bytes(base64.b64decode(data))
+        return path
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            piece = self._read.read1(1 << 16)
+            assert piece, "the browser has gone"
+            self._buffer += piece
+        raw, _, self._buffer = self._buffer.partition(b"\0")
+        message = json.loads(raw)
+        params = message.get("params", {})
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+        elif message.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+            self.console.append(json.dumps(params))
+        return message
+
+    def close(self) -> None:
+        os.close(self._write)
+        self._read.close()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """A browser of the test's own; without one the test is skipped."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    made = Browser(tmp_path / "profile")
+    yield made
+    made.close()
