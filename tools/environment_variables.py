@@ -22,7 +22,7 @@ READ: Final = {
     "XDG_CACHE_HOME": "Directory of caches, of which the index of plugins is one; `~/.cache` when absent.",
     "NO_COLOR": "Any value: neither colour nor animation.",
     "TERM": "`dumb`: neither colour nor animation.",
-    "OMP_NUM_THREADS": "Threads of one of torch's operations; all cores when absent. `debug` tells when there are too many.",
+    "OMP_NUM_THREADS": "Threads of one of torch's operations; all cores when absent. `debug` tells of too many.",
     "TRANSFORMERS_OFFLINE": "transformers: no Hub is asked; `debug` tells when it is set.",
     "LC_ALL": "The locale, before all others; `debug` tells when it is not installed.",
     "LC_CTYPE": "The locale of characters; as `LC_ALL`.",
