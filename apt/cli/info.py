@@ -1,5 +1,9 @@
 """``apt_model info``: what the headers and JSON files of a model tell."""
 
+from typing import Annotated
+
+import typer
+
 from apt.checkpoint import facts
 from apt.cli.arguments import ModelArgument
 from apt.console import output
@@ -8,21 +12,34 @@ from apt.console.typer_options import JsonOption, QuietOption
 
 def info(
     model: ModelArgument,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1 << 30,
+            help="Tokens that cache, FLOPs and memory are given for; the model's, at most 8,192.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1 << 20, help="Sequences side by side in the cache.")] = 1,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show architecture, parameters by component, dtypes, context, heads and KV cache of a model.
+    """Show what a model is: parameters, cache, FLOPs, memory, tokenizer, template, licence, and what contradicts.
 
-    Reads headers and JSON only, of a checkpoint directory, a .safetensors or a .gguf file; no weights are loaded.
+    Reads headers and JSON only, of a checkpoint directory, a .safetensors, .gguf, .bin or .pt file; no weights are
+    loaded and nothing is unpickled. The chat template is rendered in a child process with bounded time and memory.
+    Memory is that of weights and cache; activations come on top.
 
     \b
     Examples:
       apt_model info tiny
       apt_model info ./my-model --json
+      apt_model info ./my-model --context 32768 --batch 8
       apt_model info my-model.gguf
 
     \b
     Exit codes: 0 shown, 2 wrong call, 3 no such model, 4 corrupted or contradictory files, 5 a format not supported.
     """
     output.configure(json=json, quiet=quiet)
-    output.emit(facts.model_facts(model))
+    output.emit(facts.model_facts(model, context=context, batch=batch))

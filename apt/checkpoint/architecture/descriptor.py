@@ -70,7 +70,8 @@ class Architecture:
         ``linear_out``.
     :param parameters: role → name inside a layer of a parameter that is no module's weight or bias.
     :param only: role → where it is: ``dense`` or ``sparse`` layers, ``attention`` or ``linear`` layers, ``low-rank``
-        or ``full-rank`` queries, ``sequential`` residuals, or a config key that must be true. Roles that are not here are in every layer.
+        or ``full-rank`` queries, ``sequential`` residuals, or a config key that must be true. Roles that are not here
+        are in every layer.
     :param attention: which layers do not attend to the whole context.
     :param sparse: which layers have experts: ``all``, ``after-first`` (``first_k_dense_replace``) or ``step``
         (``decoder_sparse_step`` and ``mlp_only_layers``); ``""`` for none.
