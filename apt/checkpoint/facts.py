@@ -9,7 +9,6 @@ from apt.checkpoint.architecture import Architecture, Dimensions, descriptor
 from apt.checkpoint.architecture.flops import active_parameters
 from apt.checkpoint.capacity import cache_facts, default_context, flop_facts, memory_needs
 from apt.checkpoint.diagnosis_config import config_findings
-from apt.checkpoint.diagnosis_tokenizer import token_findings
 from apt.checkpoint.fact_sheet import ModelFacts, PickleFacts
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.licence import licence_of
@@ -24,6 +23,7 @@ from apt.checkpoint.sizes import (
     sums_by_key,
     tensor_groups,
 )  # fmt: skip
+from apt.checkpoint.special_ids import special_id_contradictions
 from apt.checkpoint.template import TemplateFacts, try_template
 from apt.checkpoint.tokenizer_facts import TokenizerFacts, chat_template, gguf_tokenizer, read_tokenizer
 from apt.console.errors import AptError, BadInputError, UnsupportedError
@@ -86,7 +86,7 @@ def _checkpoint_facts(
         template=_template(chat_template(checkpoint.path), tokenizer),
         licence=licence_of(checkpoint.path),
         lineage=_short_lineage(checkpoint.lineage),
-        contradictions=_contradictions(checkpoint),
+        contradictions=_contradictions(checkpoint, tokenizer),
         problems=tuple(_problems(checkpoint)),
         pickles=pickles,
         notes=tuple(notes),
@@ -226,9 +226,15 @@ def _beyond_the_layers(checkpoint: Checkpoint, architecture: Architecture, layer
     return sum(t.elements for n, t in checkpoint.tensors.items() if (architecture.layer_of(n) or 0) >= layers)
 
 
-def _contradictions(checkpoint: Checkpoint) -> tuple[str, ...]:
-    findings = (f for f in token_findings(checkpoint) if f.code != "no-tokenizer")
-    return tuple(f"{finding.where} {finding.evidence}" for finding in findings)
+def _contradictions(checkpoint: Checkpoint, tokenizer: TokenizerFacts | None) -> tuple[str, ...]:
+    try:
+        embedding = checkpoint.tensors.get(checkpoint.architecture.embedding)
+    except UnsupportedError:
+        embedding = None
+    rows = (
+        embedding.shape[0] if embedding is not None and embedding.shape else _whole(checkpoint.config.get("vocab_size"))
+    )
+    return tuple(special_id_contradictions(checkpoint.config, checkpoint.path, tokenizer, rows))
 
 
 def _problems(checkpoint: Checkpoint) -> Iterator[str]:

@@ -26,21 +26,24 @@ _TYPE_BYTES: Final = 4
 
 
 def predict_gguf_bytes(checkpoint: Checkpoint, file_types: Iterable[str] = tuple(FILE_TYPES)) -> dict[str, int]:
-    """Return the size of the file for each kind of GGUF that is asked for.
+    """Return the size of the file for each kind of GGUF that is asked for, its tokenizer included.
 
     :raises UnsupportedError: for a family without a descriptor.
     :raises BadInputError: when the config lacks a size.
     """
+    sizes = predict_weight_bytes(checkpoint, file_types)
+    header = _METADATA_BYTES + len(checkpoint.tensors) * _ENTRY_BYTES + tokenizer_bytes(checkpoint.path)
+    return {name: size + header for name, size in sizes.items()}
+
+
+def predict_weight_bytes(checkpoint: Checkpoint, file_types: Iterable[str]) -> dict[str, int]:
+    """Return the bytes of the tensors alone; errors as :func:`predict_gguf_bytes`."""
     architecture = checkpoint.architecture
     d = architecture.dimensions(checkpoint.config)
     weights = list(planned_weights(checkpoint, architecture))
     head_stored = any(w.place == "head" for w in weights)
     mixture = Mixture(d.layers, max(1, d.heads // d.kv_heads), d.experts.count if d.experts else 0, head_stored)
-    header = _METADATA_BYTES + len(weights) * _ENTRY_BYTES + tokenizer_bytes(checkpoint.path)
-    return {
-        name: header + sum(_padded(tensor_bytes(tensor_type(name, w, mixture), w)) for w in weights)
-        for name in file_types
-    }
+    return {name: sum(_padded(tensor_bytes(tensor_type(name, w, mixture), w)) for w in weights) for name in file_types}
 
 
 def planned_weights(checkpoint: Checkpoint, architecture: Architecture) -> Iterator[PlannedWeight]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from apt.checkpoint.architecture import descriptor
 from apt.checkpoint.gguf import MAGIC, GGUFFile
-from apt.checkpoint.gguf_prediction import predict_gguf_bytes
+from apt.checkpoint.gguf_prediction import predict_weight_bytes
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.store import resolve
@@ -158,7 +158,7 @@ def precisions(model: Checkpoint | GGUFFile) -> dict[str, int]:
         return {"stored": stored}
     found = {"stored": stored, "fp32": 4 * model.parameters, "bf16": 2 * model.parameters}
     try:
-        int8, q4 = predict_gguf_bytes(model, ("Q8_0", "Q4_K_M")).values()
+        int8, q4 = predict_weight_bytes(model, ("Q8_0", "Q4_K_M")).values()
     except (UnsupportedError, BadInputError):
         return found
     return found | {"int8": int8, "q4": q4}

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from apt.checkpoint.reader import read_json
+from apt.checkpoint.tokenizer_scan import ScannedTokenizer, scan_tokenizer
 
 #: The special tokens that configs give an id for.
 SPECIAL: Final = ("bos", "eos", "pad", "unk")
+#: A definition of so many bytes is gone through, not parsed.
+_SCANNED_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ def read_tokenizer(directory: Path) -> TokenizerFacts | None:
     settings = _optional(directory / "tokenizer_config.json")
     special = {role: text for role in SPECIAL if (text := _text(settings.get(f"{role}_token")))}
     if (directory / "tokenizer.json").is_file():
+        if scanned := _scanned(directory / "tokenizer.json"):
+            return _scanned_facts(scanned, special, settings, chat_template(directory) is not None)
         definition = read_json(directory / "tokenizer.json")
         ids = vocabulary(definition)
         kind = str(_mapping(definition.get("model")).get("type") or "")
@@ -63,6 +68,30 @@ def read_tokenizer(directory: Path) -> TokenizerFacts | None:
         special_ids={role: ids[text] for role, text in special.items() if text in ids},
         adds_bos=adds_bos if isinstance(adds_bos, bool) else None,
         chat_template=chat_template(directory) is not None,
+    )
+
+
+def _scanned(path: Path) -> ScannedTokenizer | None:
+    """Go through a large definition without building its vocabulary; ``None`` for a small or unusual one."""
+    if path.stat().st_size < _SCANNED_BYTES:
+        return None
+    return scan_tokenizer(path.read_bytes())
+
+
+def _scanned_facts(
+    scanned: ScannedTokenizer, special: dict[str, str], settings: Mapping[str, Any], template: bool
+) -> TokenizerFacts:
+    added = vocabulary(scanned.definition)
+    ids = scanned.ids.union(added.values())
+    found = {role: added[text] if text in added else scanned.id_of(text) for role, text in special.items()}
+    return TokenizerFacts(
+        kind=str(_mapping(scanned.definition.get("model")).get("type") or ""),
+        tokens=len(ids) or None,
+        highest_id=max(ids, default=None),
+        special=special,
+        special_ids={role: n for role, n in found.items() if n is not None},
+        adds_bos=_adds(scanned.definition, special.get("bos"), settings),
+        chat_template=template,
     )
 
 
