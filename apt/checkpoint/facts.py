@@ -26,7 +26,7 @@ from apt.checkpoint.sizes import (
 from apt.checkpoint.special_ids import special_id_contradictions
 from apt.checkpoint.template import TemplateFacts, try_template
 from apt.checkpoint.tokenizer_facts import TokenizerFacts, chat_template, gguf_tokenizer, read_tokenizer
-from apt.console.errors import AptError, BadInputError, UnsupportedError
+from apt.console.errors import AptError, BadInputError, UnsupportedError, shown
 from apt.store import resolve
 
 if TYPE_CHECKING:
@@ -259,15 +259,11 @@ def _index_problems(checkpoint: Checkpoint, index: Mapping[str, Any]) -> Iterato
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
     total = sum(t.size_bytes for t in checkpoint.tensors.values())
     if isinstance(stated, int) and stated != total:
-        yield f"{INDEX_NAME}: total_size is {_number(stated)}, the tensors take {total}"
+        yield f"{INDEX_NAME}: total_size is {shown(stated)}, the tensors take {total}"
     named = {p.name for p in checkpoint.weight_files}
     for path in sorted(checkpoint.path.glob("*.safetensors")):
         if path.name not in named:
             yield f"{path.name}: not named by the index, its tensors are not loaded"
-
-
-def _number(value: int) -> str:
-    return str(value) if value.bit_length() < 200 else f"a number of {value.bit_length()} bits"
 
 
 def _has_safetensors(directory: Path) -> bool:

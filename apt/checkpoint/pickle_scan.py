@@ -93,11 +93,13 @@ def scan_pickle(path: Path) -> PickleScan:
 
     :raises BadInputError: when it is neither a zip archive with a pickle nor a pickle.
     """
+    import warnings
     import zipfile  # like pickletools, for the few files that are pickles
 
     machine = _Machine()
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in texts that are no Python
             container = _run(machine, stream)
     except AptError:
         raise

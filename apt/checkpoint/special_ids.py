@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from apt.checkpoint.reader import read_json
 from apt.checkpoint.tokenizer_facts import TokenizerFacts
+from apt.console.errors import shown
 
 _ROLES: Final = ("bos", "eos", "pad")
 _CONFIG: Final = "config.json"
@@ -35,7 +36,8 @@ def special_id_contradictions(
         own = tokenizer.special_ids.get(role) if tokenizer is not None else None
         for name, ids in stated.items():
             if tokenizer is not None and own is not None and ids and own not in ids:
-                yield f"{name}: {role}_token_id is {_shown(ids)}, the tokenizer's {tokenizer.special[role]!r} is {own}"
+                text = shown(tokenizer.special[role])
+                yield f"{name}: {role}_token_id is {_shown(ids)}, the tokenizer's {text} is {own}"
 
 
 def _ids(value: Any, role: str) -> tuple[int, ...]:
@@ -45,5 +47,5 @@ def _ids(value: Any, role: str) -> tuple[int, ...]:
 
 
 def _shown(ids: tuple[int, ...] | list[int]) -> str:
-    short = [str(n) if n.bit_length() < 200 else f"a number of {n.bit_length()} bits" for n in ids[:8]]
+    short = [shown(n) for n in ids[:8]]
     return short[0] if len(ids) == 1 else f"[{', '.join(short)}{', …' if len(ids) > 8 else ''}]"

@@ -7,10 +7,13 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from apt.checkpoint.architecture.dimensions import Dimensions, Experts, Latent, LinearAttention, size_of
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import BadInputError, UnsupportedError, shown
 from apt.registry import did_you_mean
 
 Part = Literal["embedding", "attention", "mlp", "experts", "router", "norm", "head", "other"]
+
+#: Configs with more layers are corrupted; the deepest models that were trained have some hundreds.
+MOST_LAYERS: Final = 4096
 
 #: Which component a role is counted under; roles that are not here are attention's.
 _PARTS: Final[Mapping[str, Part]] = {
@@ -142,8 +145,13 @@ class Architecture:
     def kinds(self, config: Mapping[str, Any], layers: int) -> list[LayerKind]:
         """Return what each layer is made of.
 
-        :raises BadInputError: when ``layer_types`` does not fit the number of layers or names an unknown kind.
+        :raises BadInputError: when ``layer_types`` does not fit the number of layers or names an unknown kind, or the
+            layers are more than any model has.
         """
+        if layers > MOST_LAYERS:
+            raise BadInputError(
+                f"config.json: {self.key('num_hidden_layers')} is {shown(layers)}, more than any model has"
+            )
         windows = self._windows(config, layers)
         return [LayerKind(mixer, self._is_sparse(config, i), window) for i, (mixer, window) in enumerate(windows)]
 
@@ -312,7 +320,7 @@ class Architecture:
             names = {"full_attention": False, f"{pattern.other}_attention": True}
             if unknown := [t for t in types if not isinstance(t, str) or t not in names]:
                 raise BadInputError(
-                    f"config.json: layer_types names {unknown[0]!r}, expected one of {', '.join(names)}"
+                    f"config.json: layer_types names {shown(unknown[0])}, expected one of {', '.join(names)}"
                 )
             others = [names[t] for t in types]
         else:

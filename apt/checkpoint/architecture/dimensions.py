@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from apt.console.errors import BadInputError
+from apt.console.errors import BadInputError, shown
 
 #: Layers, widths and counts above this are no model's: a config that states them is corrupted.
 LARGEST_SIZE: Final = 1 << 40
@@ -93,15 +93,7 @@ def size_of(config: Mapping[str, Any], key: str, default: int | None = None, *, 
     if value is None and default is not None:
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadInputError(f"config.json: {key} is {_shown(value)}, expected a positive whole number")
+        raise BadInputError(f"config.json: {key} is {shown(value)}, expected a positive whole number")
     if value > LARGEST_SIZE:
-        raise BadInputError(f"config.json: {key} is {_shown(value)}, more than any model has")
+        raise BadInputError(f"config.json: {key} is {shown(value)}, more than any model has")
     return value
-
-
-def _shown(value: Any) -> str:
-    """Show a value in a few characters; a huge number as its magnitude."""
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from apt.checkpoint.architecture.descriptor import Architecture, AttentionPattern
-from apt.console.errors import UnsupportedError
+from apt.console.errors import UnsupportedError, shown
 
 _LLAMA_ROLES: Final = {
     "q": "self_attn.q_proj",
@@ -330,12 +330,7 @@ def descriptor(config: Mapping[str, Any], *, where: str) -> Architecture:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise UnsupportedError(
-            f"{where}: no descriptor for the architecture {_shown(model_type)}",
+            f"{where}: no descriptor for the architecture {shown(model_type)}",
             hint=f"known: {', '.join(sorted(ARCHITECTURES))}",
         )
     return ARCHITECTURES[model_type]
-
-
-def _shown(name: Any) -> str:
-    text = repr(name)
-    return text if len(text) <= 80 else f"{text[:79]}…"
