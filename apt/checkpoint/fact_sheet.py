@@ -1,6 +1,6 @@
 """What ``info`` tells, and how it shows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ class ModelFacts:
     :param pickles: pickled weight files, by their opcodes.
     :param lineage: operation, parent and date of a checkpoint that was made here.
     :param notes: what qualifies a figure.
+    :param from_plugins: what plugins tell of the model.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ModelFacts:
     problems: tuple[str, ...]
     pickles: tuple[PickleFacts, ...]
     notes: tuple[str, ...]
+    from_plugins: dict[str, str] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
         """Return the facts, the parameters by component, the memory, and what is wrong or qualifies a figure."""
@@ -113,6 +115,7 @@ class ModelFacts:
             *self._template_rows(),
             ("licence", self.licence or "not stated"),
             ("made by", lineage_line(self.lineage)),
+            *self.from_plugins.items(),
         ]  # fmt: skip
         parts = [[part, format_count(n), self._share(n)] for part, n in self.parameters_by_component.items()]
         tables = [Table(self.name, ("fact", "value"), [list(row) for row in rows])]

@@ -1,5 +1,8 @@
 """``apt_model info``: what the headers and JSON files of a model tell."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +11,7 @@ from apt.checkpoint import facts
 from apt.cli.arguments import ModelArgument
 from apt.console import output
 from apt.console.typer_options import JsonOption, QuietOption
+from apt.plugins import host
 
 
 def info(
@@ -42,4 +46,11 @@ def info(
     Exit codes: 0 shown, 2 wrong call, 3 no such model, 4 corrupted or contradictory files, 5 a format not supported.
     """
     output.configure(json=json, quiet=quiet)
-    output.emit(facts.model_facts(model, context=context, batch=batch))
+    found = facts.model_facts(model, context=context, batch=batch)
+    output.emit(replace(found, from_plugins=_told_by_plugins(found.path)))
+
+
+def _told_by_plugins(path: Path) -> dict[str, str]:
+    """Ask the plugins that have facts of their own; what is no mapping is left out."""
+    told = [found for found in host.current().fire("information", path=path) if isinstance(found, Mapping)]
+    return {str(label): str(text) for found in told for label, text in found.items()}

@@ -48,6 +48,7 @@ HOOKS: Final = (
     "on_training_step",
     "on_training_end",
     "diagnostics",
+    "information",
 )
 
 #: Commands of the documents that this project grew from → the plugin and the words that stand for them now.

@@ -67,22 +67,6 @@ def test_kv_bytes_equal_a_real_cache(tmp_path: Path, family: str) -> None:
     assert (found.layers, found.context) == (2, 40)
 
 
-def test_bytes_equal_the_safetensors_library(new_llama: Callable[..., Path], tmp_path: Path) -> None:
-    from safetensors import safe_open
-
-    path = new_llama(tmp_path / "m", dtype="bfloat16", tie_word_embeddings=False)
-    found = size_facts(str(path))
-    sizes: Counter[str] = Counter()
-    with safe_open(path / "model.safetensors", "pt") as file:
-        for name in file.keys():  # noqa: SIM118  # a safe_open is no mapping
-            tensor = file.get_tensor(name)
-            sizes[str(tensor.dtype)] += tensor.numel() * tensor.element_size()
-    assert found.bytes_by_dtype == {"BF16": sizes["torch.bfloat16"]}
-    assert found.tensor_bytes == sum(found.bytes_by_component.values()) == sizes.total()
-    assert found.size_bytes == (path / "model.safetensors").stat().st_size
-    assert found.tables()[0].rows[-1][0] == "all"
-
-
 def write_gguf(path: Path) -> Path:
     import numpy as np
 

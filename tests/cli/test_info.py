@@ -64,3 +64,23 @@ def test_a_pickle_is_told_of_and_not_run(cli: Callable, tmp_path: Path) -> None:
     (tmp_path / "cut.bin").write_bytes(b"\x80\x02cos\nsys")
     ran = cli("info", tmp_path / "cut.bin")
     assert ran.code == 4 and ran.err.count("\n") == 1
+
+
+def test_plugins_add_facts(cli: Callable, llama_dir: Path, apt_home: Path) -> None:
+    (apt_home / "plugins").mkdir(parents=True)
+    source = """
+from apt.plugins.base import Plugin
+
+class Made(Plugin):
+    name = "{0}"
+    version = "1"
+    def information(self, path):
+        return {1}
+"""
+    (apt_home / "plugins" / "tells.py").write_text(source.format("tells", "{'owner': f'小王 of {path.name}'}"))
+    (apt_home / "plugins" / "wrong.py").write_text(source.format("wrong", "3"))
+    (apt_home / "plugins" / "raises.py").write_text(source.format("raises", "1 / 0"))
+    ran = cli("info", llama_dir, "--json")
+    assert ran.code == 0 and "raises" in ran.err
+    assert json.loads(ran.out)["from_plugins"] == {"owner": f"小王 of {llama_dir.name}"}
+    assert "小王" in cli("info", llama_dir).out

@@ -1,9 +1,13 @@
 """The descriptor table against models that transformers builds and writes."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from apt.checkpoint.architecture import ARCHITECTURES, descriptor
+from apt.checkpoint.architecture.flops import active_parameters
 from apt.checkpoint.expected import expected_tensors
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
@@ -69,6 +73,58 @@ def test_kv_bytes_of_a_known_model() -> None:
         "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256, "max_position_embeddings": 8192,
     }  # fmt: skip
     assert descriptor(llama_70b, where="x").kv_bytes_per_token(llama_70b) == 327_680
+
+
+#: Published configs of large models, the parameters (in billions, total and for a token) that their reports state, and
+#: bytes of bf16 cache a token where they state them.
+PUBLISHED: dict[str, tuple[dict[str, Any], float, float, int | None]] = {
+    "Mixtral 8x7B": (
+        {
+            "model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000, "num_local_experts": 8,
+            "num_experts_per_tok": 2, "max_position_embeddings": 32768, "sliding_window": None,
+        },
+        46.7, 12.9, 131_072,
+    ),
+    "Qwen3 30B-A3B": (
+        {
+            "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768,
+            "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+            "vocab_size": 151936, "num_experts": 128, "num_experts_per_tok": 8, "max_position_embeddings": 40960,
+        },
+        30.5, 3.3, None,
+    ),
+    "DeepSeek-V3": (
+        {
+            "model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432,
+            "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128,
+            "num_key_value_heads": 128, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
+            "first_k_dense_replace": 3, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 128, "v_head_dim": 128, "vocab_size": 129280, "max_position_embeddings": 163840,
+        },
+        671.0, 37.0, 70_272,
+    ),
+    "Gemma 2 9B": (
+        {
+            "model_type": "gemma2", "hidden_size": 3584, "intermediate_size": 14336, "num_hidden_layers": 42,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 256000,
+            "max_position_embeddings": 8192, "sliding_window": 4096,
+        },
+        9.24, 9.24, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_of_large_models_are_those_that_were_published(name: str) -> None:
+    config, total, active, cache = PUBLISHED[name]
+    architecture = descriptor(config, where=name)
+    found = sum(math.prod(t.shape) for t in expected_tensors(architecture, config).values() if not t.optional)
+    assert found / 1e9 == pytest.approx(total, rel=0.005)
+    # Reports round, and some leave the embedding or the head out.
+    assert active_parameters(architecture, config, found) / 1e9 == pytest.approx(active, rel=0.025)
+    if cache is not None:
+        assert architecture.kv_bytes_per_token(config) == cache
 
 
 def test_refusals() -> None:
