@@ -81,7 +81,7 @@ def _place(architecture: Architecture, name: str, shape: tuple[int, ...]) -> Pla
 
 def tokenizer_bytes(directory: Path) -> int:
     """Return about what the tokenizer takes in a GGUF's metadata: texts and types of tokens, merges, template."""
-    template = len((chat_template(directory) or "").encode())
+    template = _utf8_bytes(chat_template(directory) or "")
     definition = directory / "tokenizer.json"
     if not definition.is_file():
         sentencepiece = directory / "tokenizer.model"
@@ -90,9 +90,13 @@ def tokenizer_bytes(directory: Path) -> int:
     vocab, merges = model.get("vocab") or {}, model.get("merges") or []
     tokens = list(vocab) if isinstance(vocab, dict) else [str(entry[0]) for entry in vocab if entry]
     scores = 0 if isinstance(vocab, dict) else 4 * len(tokens)
-    texts = sum(len(t.encode()) + _LENGTH_BYTES + _TYPE_BYTES for t in tokens)
+    texts = sum(_utf8_bytes(t) + _LENGTH_BYTES + _TYPE_BYTES for t in tokens)
     joined = (m if isinstance(m, str) else " ".join(m) for m in merges)
-    return template + texts + scores + sum(len(m.encode()) + _LENGTH_BYTES for m in joined)
+    return template + texts + scores + sum(_utf8_bytes(m) + _LENGTH_BYTES for m in joined)
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))  # JSON can hold half a pair
 
 
 def _padded(size: int) -> int:

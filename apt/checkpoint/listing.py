@@ -183,6 +183,8 @@ def _cached() -> Iterator[ListedModel]:
             revision = commits.get(snapshot.name, snapshot.name)
             if (snapshot / "config.json").exists():  # a data set's or a tokenizer's snapshot is no model
                 yield _describe(name if revision == "main" else f"{name}@{revision}", "cache", snapshot)
+            for file in sorted(snapshot.glob("*.gguf")):
+                yield _describe(str(file), "cache", file)
 
 
 def _of_ollama() -> Iterator[ListedModel]:
@@ -197,12 +199,16 @@ def _of_ollama() -> Iterator[ListedModel]:
 
 
 def _in_directory(directory: Path) -> Iterator[ListedModel]:
+    """Yield the directory itself when it is a model, else the models in it and the GGUFs one level below."""
     if _looks_like_model(directory):
         yield _describe(str(directory), "directory", directory)
         return
     for path in sorted(p for p in directory.iterdir() if not p.name.startswith(".")):
         if _looks_like_model(path):
             yield _describe(str(path), "directory", path)
+        elif path.is_dir():
+            for file in sorted(path.glob("*.gguf")):
+                yield _describe(str(file), "directory", file)
 
 
 def _looks_like_model(path: Path) -> bool:

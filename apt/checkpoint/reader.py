@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 LINEAGE_NAME: Final = "apt.json"
+#: The largest tokenizers take some 40 MB; a file beyond this is not read into memory.
+MAX_JSON_BYTES: Final = 512 << 20
 
 #: Files beside the weights that belong to the model and travel with it.
 SIDE_FILES: Final = (
@@ -189,6 +191,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
     :raises BadInputError: naming the file and the place of the fault.
     """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise BadInputError(f"{path}: larger than any JSON file of a model ({path.stat().st_size} bytes)")
     try:
         value = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:

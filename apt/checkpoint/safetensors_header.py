@@ -75,6 +75,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise BadInputError(f"{path}: corrupted safetensors header: __metadata__ is not texts by name", hint=_RELOAD)
+    try:  # JSON's escapes can name half a pair, which is no text
+        "".join((*header, *metadata, *metadata.values())).encode()
+    except UnicodeEncodeError:
+        raise BadInputError(f"{path}: corrupted safetensors header: a name is not Unicode", hint=_RELOAD) from None
     tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_layout(path, list(tensors.values()), 8 + length, file_size)
     return tensors, metadata

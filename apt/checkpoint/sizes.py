@@ -49,7 +49,11 @@ def _begins_as_gguf(path: Path) -> bool:
 
 def display_name(ref: str, path: Path) -> str:
     """Return the name people know a model by: a Hub reference keeps its own, a path has its last part."""
-    return ref if ref.startswith("hf:") or not path.resolve().name else path.resolve().name
+    if ref.startswith("hf:"):
+        return ref
+    # A file of the Hub's cache is a link to a blob: its own name tells more than the blob's digest.
+    own = path.name if path.name not in ("", "..") else path.resolve().name
+    return own or ref
 
 
 def tensor_groups(model: Checkpoint | GGUFFile) -> tuple[TensorGroup, ...]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from apt.checkpoint.reader import read_json
+from apt.checkpoint.reader import MAX_JSON_BYTES, read_json
 from apt.checkpoint.tokenizer_scan import ScannedTokenizer, scan_tokenizer
 
 #: The special tokens that configs give an id for.
 SPECIAL: Final = ("bos", "eos", "pad", "unk")
+#: More of a template is not read: a file of gigabytes is no template.
+_TEMPLATE_BYTES: Final = 8 << 20
 #: A definition of so many bytes is gone through, not parsed.
 _SCANNED_BYTES: Final = 1 << 20
 
@@ -73,7 +75,7 @@ def read_tokenizer(directory: Path) -> TokenizerFacts | None:
 
 def _scanned(path: Path) -> ScannedTokenizer | None:
     """Go through a large definition without building its vocabulary; ``None`` for a small or unusual one."""
-    if path.stat().st_size < _SCANNED_BYTES:
+    if not _SCANNED_BYTES <= path.stat().st_size <= MAX_JSON_BYTES:
         return None
     return scan_tokenizer(path.read_bytes())
 
@@ -115,7 +117,8 @@ def chat_template(directory: Path) -> str | None:
     """Return the checkpoint's default chat template, from its own file or the tokenizer's config."""
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
+        with file.open("rb") as stream:
+            return stream.read(_TEMPLATE_BYTES).decode("utf-8", errors="replace")
     found = _optional(directory / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):  # several by name
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}

@@ -300,3 +300,26 @@ def test_a_gguf_of_a_known_family_has_cache_and_flops(tmp_path: Path) -> None:
     found = model_facts(str(write_gguf(tmp_path / "m.gguf")), context=64)
     assert found.kv is not None and found.kv.size_bytes == 64 * found.kv_bytes_per_token  # type: ignore[operator]
     assert found.flops is not None and [m.precision for m in found.memory] == ["stored", "fp32", "bf16"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "tokenizer_config.json"])
+def test_files_of_a_terabyte_are_not_read(name: str, new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    with (path / name).open("r+b") as stream:
+        stream.truncate(1 << 40)  # sparse: no byte of it is on the disk
+    with pytest.raises(BadInputError, match="larger than any JSON file"):
+        model_facts(str(path))
+
+
+def test_a_template_of_a_terabyte_is_not_tried(new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    with (path / "chat_template.jinja").open("wb") as stream:
+        stream.truncate(1 << 40)
+    found = model_facts(str(path)).template
+    assert found is not None and found.renders is None and "not tried" in found.problem
+
+
+def test_a_linked_file_keeps_its_own_name(llama_dir: Path, tmp_path: Path) -> None:
+    link = tmp_path / "good-name.safetensors"
+    link.symlink_to(llama_dir / "model.safetensors")
+    assert model_facts(str(link)).name == "good-name.safetensors"

@@ -122,3 +122,11 @@ def test_sort_and_filter(new_llama: Callable[..., Path], apt_home: Path) -> None
         list_models(sort="sizes")
     with pytest.raises(UsageError, match="models have no 'colour'"):
         list_models(filters=["colour=red"])
+
+
+def test_ggufs_of_a_snapshot_and_of_an_export_are_listed(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hf-home" / "hub" / "models--owner--quantised" / "snapshots" / "abc"
+    inside = [write_gguf(snapshot / "m-Q8_0.gguf"), write_gguf(tmp_path / "exports" / "one" / "m.gguf")]
+    found = elsewhere(directories=[tmp_path / "exports"])
+    assert [(m.path, m.format) for m in found] == [(path, "gguf") for path in inside]
+    assert [m.place for m in found] == ["cache", "directory"]
