@@ -212,7 +212,9 @@ def programs(bare: Path, full: Path, runs: int, peers: bool) -> list[Program]:
 
     def ours(directory: Path) -> list[str]:
         start = f"{_WATCH}\nfrom apt.cli.main import main\nsys.exit(main(['info', sys.argv[1], '--json']))"
-        return [sys.executable, "-c", start, str(directory)]
+        # As installed: with compiled modules, which a source tree need not have.
+        cache = f"pycache_prefix={bare.parent / 'pycache'}"
+        return [sys.executable, "-X", cache, "-c", start, str(directory)]
 
     found = [
         Program("apt_model info", ours(bare), runs),
@@ -275,6 +277,7 @@ def main() -> int:
     parser.add_argument("--no-flops", action="store_true")
     arguments = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as temporary:
         os.environ.update(APT_HOME=f"{temporary}/home", XDG_CACHE_HOME=f"{temporary}/cache")
@@ -288,6 +291,7 @@ def main() -> int:
         for program in measured:
             program.run()  # fills caches, is not counted
             program.seconds.clear()
+            program.rss_mb = 0.0
         for turn in range(arguments.runs):
             for program in measured:
                 if turn < program.runs:

@@ -36,7 +36,7 @@ class PickleFacts:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # methods that nobody calls take milliseconds to make
 class ModelFacts:
     """What ``info`` tells. What the files do not state, or no descriptor explains, is ``None`` or empty.
 

@@ -62,7 +62,7 @@ class Room:
     batch_context_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # methods that nobody calls take milliseconds to make
 class SizeFacts:
     """Where a model's bytes are.
 
