@@ -52,5 +52,5 @@ def info(
 
 def _told_by_plugins(path: Path) -> dict[str, str]:
     """Ask the plugins that have facts of their own; what is no mapping is left out."""
-    told = [found for found in host.current().fire("information", path=path) if isinstance(found, Mapping)]
+    told = [found for found in host.current().fire("model_information", path=path) if isinstance(found, Mapping)]
     return {str(label): str(text) for found in told for label, text in found.items()}

@@ -47,8 +47,8 @@ HOOKS: Final = (
     "on_training_start",
     "on_training_step",
     "on_training_end",
+    "model_information",
     "diagnostics",
-    "information",
 )
 
 #: Commands of the documents that this project grew from → the plugin and the words that stand for them now.

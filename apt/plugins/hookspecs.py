@@ -74,12 +74,12 @@ class HookSpecs:
         """Learn that a training run has ended, with its final metrics."""
 
     @hookspec
-    def diagnostics(self) -> Sequence[Diagnosis]:  # type: ignore[empty-body]  # a spec has no body
-        """Return what ``apt_model debug`` should say about the plugin's part of the environment."""
-
-    @hookspec
-    def information(self, path: Path) -> Mapping[str, str]:  # type: ignore[empty-body]  # a spec has no body
+    def model_information(self, path: Path) -> Mapping[str, str]:  # type: ignore[empty-body]  # a spec has no body
         """Return what ``apt_model info`` should tell of a model beside its own facts, as label and text.
 
         :param path: the model's directory or file; its weights are not to be read.
         """
+
+    @hookspec
+    def diagnostics(self) -> Sequence[Diagnosis]:  # type: ignore[empty-body]  # a spec has no body
+        """Return what ``apt_model debug`` should say about the plugin's part of the environment."""

@@ -74,7 +74,7 @@ from apt.plugins.base import Plugin
 class Made(Plugin):
     name = "{0}"
     version = "1"
-    def information(self, path):
+    def model_information(self, path):
         return {1}
 """
     (apt_home / "plugins" / "tells.py").write_text(source.format("tells", "{'owner': f'小王 of {path.name}'}"))
