@@ -83,7 +83,8 @@ class Architecture:
     :param norms_over_all_heads: query and key norms run over all heads together, not over each.
     :param gated_queries: the query matrix gives a gate for each of its values too.
     :param gguf_name: llama.cpp's name of the architecture, for those that the exporter writes.
-    :param prunable: every layer is alike and made of plain matrices, so that pruning may cut or zero them.
+    :param uniform: every layer has every role, and each linear one is a module of its own with a plain matrix, in the
+        file and in the loaded model; what cuts, zeroes or probes modules by their roles needs it.
     :param transposed: the linear weights are stored [in, out] (GPT-2's Conv1D), not [out, in].
     :param heads_divide_hidden: the family's config refuses a hidden size that is no multiple of the heads, even when
         ``head_dim`` is given.
@@ -96,7 +97,7 @@ class Architecture:
     model_type: str
     roles: Mapping[str, str]
     gguf_name: str | None = None
-    prunable: bool = False
+    uniform: bool = False
     layer_prefix: str = "model.layers.{}."
     embedding: str = "model.embed_tokens.weight"
     final_norm: str = "model.norm.weight"
@@ -221,13 +222,14 @@ class Architecture:
             return "other"
         return "norm" if role.endswith("norm") else _PARTS.get(role, "attention")
 
-    def check_prunable(self) -> None:
-        """Refuse a family whose layers differ, or hold what is no plain matrix.
+    def check_uniform(self, what: str) -> None:
+        """Refuse a family whose layers differ or hold what is no plain matrix.
 
+        :param what: what needs it, for the message ("pruning").
         :raises UnsupportedError: naming the family.
         """
-        if not self.prunable:
-            raise UnsupportedError(f"pruning does not cover the architecture {self.model_type!r}")
+        if not self.uniform:
+            raise UnsupportedError(f"{what} does not cover the architecture {self.model_type!r}")
 
     def kv_bytes_per_token(self, config: Mapping[str, Any], bytes_per_value: int = 2) -> int:
         """Bytes that a token adds to the cache while no window is full.

@@ -56,15 +56,20 @@ def test_roles_name_what_they_are(built: Built) -> None:
             assert name.startswith(pattern.partition("{}")[0])
 
 
-def test_what_pruning_takes_has_equal_layers_of_plain_matrices() -> None:
-    prunable = {name for name, a in ARCHITECTURES.items() if a.prunable}
-    assert prunable == {
-        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt2",
-    }  # fmt: skip
-    assert not any(a.sparse or a.latent or a.parameters for a in ARCHITECTURES.values() if a.prunable)
-    ARCHITECTURES["llama"].check_prunable()
-    with pytest.raises(UnsupportedError, match="'mixtral'"):
-        ARCHITECTURES["mixtral"].check_prunable()
+def test_uniform_families_have_every_role_as_a_module_in_every_layer(built: Built) -> None:
+    architecture = descriptor(built.config, where="x")
+    if not architecture.uniform:
+        with pytest.raises(
+            UnsupportedError, match=f"pruning does not cover the architecture '{architecture.model_type}'"
+        ):
+            architecture.check_uniform("pruning")
+        return
+    architecture.check_uniform("pruning")
+    assert not (architecture.sparse or architecture.latent or architecture.parameters or architecture.only)
+    for layer in range(4):
+        for role in architecture.roles:
+            parameter = built.model.get_parameter(architecture.layer_tensor(layer, role))
+            assert parameter.ndim == (1 if role.endswith("norm") else 2)
 
 
 def test_kv_bytes_of_a_known_model() -> None:
