@@ -9,7 +9,7 @@ PLUGINS := huggingface-integration,cloud-storage,ollama-export,model-distillatio
 # Arguments for `apt_model quickstart`, as in: make quickstart ARGS="--model DIR"
 ARGS ?=
 
-.PHONY: quickstart test lint types sync docs benchmark clean
+.PHONY: quickstart test lint types sync docs messages benchmark clean
 
 quickstart: $(VENV)/.installed-plugins
 	$(BIN)/apt_model quickstart $(ARGS)
@@ -29,6 +29,9 @@ sync: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/generate_docs.py
+
+messages: $(VENV)/.installed-dev
+	$(BIN)/python tools/messages.py --check
 
 benchmark: $(VENV)/.installed-plugins
 	$(BIN)/python benchmarks/startup.py

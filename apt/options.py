@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apt.console.errors import UsageError
 
@@ -25,17 +25,28 @@ class Output:
 
 
 #: A model: a path, a name in the store, ``hf:owner/name[@revision]``, ``tiny``.
-ModelRef = Annotated[str, Input("model")]
+ModelRef = Annotated[
+    str, Input("model"), Field(description="A path, a name in the store, tiny, or hf:owner/name[@revision].")
+]
 #: A text: ``embedded``, ``self``, or a file (``.txt``, ``.jsonl`` with "text", ``.npz`` with token rows).
-TextRef = Annotated[str, Input("text")]
+TextRef = Annotated[
+    str,
+    Input("text"),
+    Field(description="embedded, self (sampled from the model), or a .txt, .jsonl or .npz file."),
+]
 #: Any other file that is read.
-FileRef = Annotated[Path, Input("file")]
+FileRef = Annotated[Path, Input("file"), Field(description="A file that is read.")]
 #: What the operation writes.
-OutputPath = Annotated[Path, Output()]
+OutputPath = Annotated[Path, Output(), Field(description="What is written: it appears whole or not at all.")]
+#: Whether an output that exists is replaced.
+Overwrite = Annotated[bool, Field(description="Replace an existing output.")]
 
 
 class Options(BaseModel):
-    """Base of every operation's options: unknown keys are refused, values are not coerced silently."""
+    """Base of every operation's options: unknown keys are refused, values are not coerced silently.
+
+    Every field has a description: ``docs/configuration.md`` is made of them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -6,8 +6,8 @@ imported when it is used.
 
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from apt.console.errors import NotFoundError, UsageError
@@ -17,7 +17,7 @@ KINDS: Final = {
     "operation": "what a command does; a function (options) -> result, callable as a recipe step",
     "loss": "a training loss; see apt.training.losses",
     "optimizer": "a function (named parameters, config) -> torch.optim.Optimizer",
-    "scheduler": "a function (step, config) -> learning-rate factor",
+    "scheduler": "a function (step, total steps, options) -> learning-rate factor",
     "strategy": "a pruning strategy",
 }
 
@@ -29,6 +29,8 @@ class Component:
     :param target: ``"package.module:attribute"``.
     :param schema: target string of the pydantic model that validates its options; ``""`` for none.
     :param plugin: canonical name of the plugin that brings it; ``""`` for the core.
+    :param admit: called before the first import of foreign code; returns the component with targets that may be
+        imported.
     """
 
     kind: str
@@ -37,14 +39,19 @@ class Component:
     schema: str = ""
     summary: str = ""
     plugin: str = ""
+    admit: "Callable[[], Component] | None" = field(default=None, compare=False, repr=False)
 
     def load(self) -> Any:
         """Import and return the target."""
-        return load_target(self.target)
+        return load_target(self.admitted().target)
 
     def load_schema(self) -> Any:
         """Import and return the pydantic model of the options."""
-        return load_target(self.schema)
+        return load_target(self.admitted().schema)
+
+    def admitted(self) -> "Component":
+        """Return the component with targets that may be imported."""
+        return self.admit() if self.admit is not None else self
 
 
 def load_target(target: str) -> Any:

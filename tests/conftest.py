@@ -1,9 +1,11 @@
-"""Fixtures shared by all tests: small models made on the spot, a home of their own for every test."""
+"""Fixtures shared by all tests: small models made on the spot, a home of their own for every test, a Hub."""
 
+import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -11,6 +13,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What the tests read does not depend on the locale of who runs them.
+os.environ["APT_LANG"] = "en"
 
 TRAINING_TEXT = (
     "def add(a, b):\n    return a + b\n\n"
@@ -71,7 +75,7 @@ def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_llama(tmp_path_factory.mktemp("models") / "llama")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_llama() -> Callable[..., Path]:
     """The maker itself, for tests that need a model of their own."""
     return make_llama
@@ -86,3 +90,58 @@ def apt_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama-models"))
     return home
+
+
+def load_server(name: str) -> ModuleType:
+    """Import a server of ``tests/servers``; the tests' folders are no packages."""
+    path = Path(__file__).parent / "servers" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"tests_servers_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A running Hub that ``HF_ENDPOINT`` names."""
+    from huggingface_hub import constants
+
+    with load_server("hub").Hub().running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield server
+
+
+class Ran(NamedTuple):
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    """Run the command line in this process; stdout and stderr also hold what native libraries write."""
+    from apt.cli.main import main
+    from apt.console import output
+    from apt.plugins import host
+
+    def run(*words: str | Path) -> Ran:
+        capfd.readouterr()
+        host.refresh()  # each call is a process of its own
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as raised:
+            code = raised.code if isinstance(raised.code, int) else 1
+        finally:
+            output.configure()
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    yield run
+    host.refresh()

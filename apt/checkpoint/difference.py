@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from apt.checkpoint.reader import Checkpoint, file_digest
 from apt.console.table import Table
 from apt.options import ModelRef, Options
@@ -12,8 +14,8 @@ from apt.options import ModelRef, Options
 class DifferenceOptions(Options):
     """Two checkpoints, the older one first."""
 
-    first: ModelRef
-    second: ModelRef
+    first: ModelRef = Field(description="The older checkpoint.")
+    second: ModelRef = Field(description="The newer one, of which is told what the older one lacks.")
 
 
 @dataclass(frozen=True, slots=True)

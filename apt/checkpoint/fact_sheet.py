@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apt.checkpoint.capacity import CacheFacts, FlopFacts, MemoryNeed
+from apt.checkpoint.sizes import Format
 from apt.checkpoint.template import TemplateFacts
 from apt.checkpoint.tokenizer_facts import TokenizerFacts
 from apt.console.table import Table
@@ -40,7 +41,6 @@ class PickleFacts:
 class ModelFacts:
     """What ``info`` tells. What the files do not state, or no descriptor explains, is ``None`` or empty.
 
-    :param format: ``safetensors``, ``gguf`` or ``pickle``.
     :param parameters: elements of all stored tensors; a tied head that is not stored counts once.
     :param active_parameters: those that a token uses: of the experts, only as many as it visits.
     :param kv_groups: query heads that share one KV head.
@@ -59,7 +59,7 @@ class ModelFacts:
 
     name: str
     path: Path
-    format: str
+    format: Format
     architecture: str
     parameters: int
     active_parameters: int | None

@@ -4,17 +4,19 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from apt import store
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.ollama_store import manifests, read_manifest
 from apt.checkpoint.reader import Checkpoint
-from apt.checkpoint.sizes import open_model
+from apt.checkpoint.sizes import Format, open_model
 from apt.console.errors import AptError, NotFoundError, UsageError
 from apt.console.table import Table
 from apt.console.units import format_age, format_bytes, format_count
 from apt.registry import did_you_mean
+
+Place = Literal["shipped", "store", "cache", "ollama", "directory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +24,16 @@ class ListedModel:
     """One model; what cannot be read of a broken one is ``None``, and ``problem`` says why.
 
     :param name: what to give to other commands; for a model of Ollama's, its name there.
-    :param place: ``shipped``, ``store``, ``cache`` (of Hugging Face), ``ollama`` or ``directory``.
+    :param place: ``cache`` is that of Hugging Face.
     :param operation: what made it here, "" for one made elsewhere; ``parent`` is the name of what it was made of.
     :param depth: how many of its ancestors are listed above it: the list is a tree unless it is sorted.
     :param changed_seconds: when its directory or file was last changed, in seconds since 1970.
     """
 
     name: str
-    place: str
+    place: Place
     path: Path
-    format: str | None
+    format: Format | None
     architecture: str | None
     parameters: int | None
     size_bytes: int | None
@@ -217,7 +219,7 @@ def _looks_like_model(path: Path) -> bool:
     return path.suffix in (".gguf", ".safetensors")
 
 
-def _describe(name: str, place: str, path: Path) -> ListedModel:
+def _describe(name: str, place: Place, path: Path) -> ListedModel:
     facts: dict[str, Any] = {}
     try:
         model = open_model(str(path))
@@ -232,7 +234,7 @@ def _describe(name: str, place: str, path: Path) -> ListedModel:
     return _listed(name, place, path, facts, "")
 
 
-def _listed(name: str, place: str, path: Path, facts: dict[str, Any], problem: str) -> ListedModel:
+def _listed(name: str, place: Place, path: Path, facts: dict[str, Any], problem: str) -> ListedModel:
     return ListedModel(
         name=name,
         place=place,

@@ -12,6 +12,7 @@ from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.gguf_prediction import predict_gguf_bytes
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.sizes import (
+    Format,
     TensorGroup,
     display_name,
     gguf_config,
@@ -75,7 +76,7 @@ class SizeFacts:
 
     name: str
     path: Path
-    format: str
+    format: Format
     parameters: int
     size_bytes: int
     tensor_bytes: int

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from apt.checkpoint.architecture import descriptor
 from apt.checkpoint.gguf import MAGIC, GGUFFile
@@ -12,6 +12,8 @@ from apt.checkpoint.gguf_prediction import predict_weight_bytes
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.store import resolve
+
+Format = Literal["safetensors", "gguf", "pickle"]
 
 #: Components in the order they are shown.
 COMPONENTS: Final = ("embedding", "attention", "mlp", "experts", "router", "norm", "head", "other")

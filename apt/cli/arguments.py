@@ -4,8 +4,12 @@ from typing import Annotated
 
 import typer
 
+from apt.console.completes import Completes
+
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A path, a name in the store, tiny, or hf:owner/name[@revision].")
+    str,
+    typer.Argument(metavar="MODEL", help="A path, a name in the store, tiny, or hf:owner/name[@revision]."),
+    Completes("model"),
 ]
 MaxRowsOption = Annotated[
     int | None, typer.Option(min=1, help="Score so many rows at most, spread over the text.", show_default=False)

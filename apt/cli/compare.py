@@ -6,22 +6,30 @@ import typer
 
 from apt.cli.arguments import BatchRowsOption, MaxRowsOption, WindowOption
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import UsageError
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.evaluation.results:CompareResult")
 def compare(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL MODEL...", help="The first is what others are measured by.")
+        list[str],
+        typer.Argument(metavar="MODEL MODEL...", help="The first is what others are measured by."),
+        Completes("model"),
     ],
     text: Annotated[
-        str, typer.Option(help="embedded, self (text of the first model), or a .txt, .jsonl or .npz file.")
+        str,
+        typer.Option(help="embedded, self (text of the first model), or a .txt, .jsonl or .npz file."),
+        Completes("choices:embedded,self", "file"),
     ] = "embedded",
     max_rows: MaxRowsOption = None,
     window: WindowOption = None,
     batch_rows: BatchRowsOption = 8,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure prefill and decode speed.")] = True,
-    dtype: Annotated[str, typer.Option(help="Compute in float32, or as each model is stored.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Compute in float32, or as each model is stored."), Completes("choices:float32,stored")
+    ] = "float32",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

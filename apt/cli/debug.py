@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import ExitCode
 from apt.console.typer_options import JsonOption, QuietOption
 
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from apt.evaluation.environment import PluginCheck, PluginState
 
 
+@output.emits("apt.evaluation.environment:Environment", "apt.checkpoint.diagnosis:Diagnosis")
 def debug(
     model: Annotated[
         str | None,
         typer.Argument(metavar="[MODEL]", help="A path, a name in the store, tiny, hf:owner/name.", show_default=False),
+        Completes("model"),
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -14,6 +14,7 @@ from apt.console.typer_options import JsonOption, QuietOption
 from apt.plugins import host
 
 
+@output.emits("apt.checkpoint.fact_sheet:ModelFacts")
 def info(
     model: ModelArgument,
     context: Annotated[
@@ -52,5 +53,5 @@ def info(
 
 def _told_by_plugins(path: Path) -> dict[str, str]:
     """Ask the plugins that have facts of their own; what is no mapping is left out."""
-    told = [found for found in host.current().fire("model_information", path=path) if isinstance(found, Mapping)]
+    told = [found for found in host.current().fire("information", model=path) if isinstance(found, Mapping)]
     return {str(label): str(text) for found in told for label, text in found.items()}

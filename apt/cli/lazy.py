@@ -12,8 +12,10 @@ os.environ["TYPER_USE_RICH"] = "0"
 
 import functools
 import inspect
+import sys
 import textwrap
 import time
+import typing
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
@@ -21,7 +23,9 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 import typer.main
+import typer.models
 
+from apt.console import output
 from apt.console.errors import NotFoundError
 from apt.plugins import host as hosts
 from apt.plugins.records import CommandRecord
@@ -45,7 +49,7 @@ class LazyGroup(typer.core.TyperGroup):
         return [c.name for c in hosts.current().data.commands]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a stub that carries name and help, which is all that listing and completion need."""
+        """Return a stub that carries name and help, which is all that listing needs."""
         record = hosts.current().data.command(cmd_name)
         return None if record is None else _stub(record)
 
@@ -67,7 +71,7 @@ class LazyGroup(typer.core.TyperGroup):
         from apt.plugins import helptext
 
         data = hosts.current().data
-        formatter.write(helptext.render(data.commands, data.plugins) + "\n")
+        formatter.write(helptext.render(data.commands, data.plugins, output.language_of(sys.stdout)) + "\n")
 
 
 def _nearest(word: str) -> str:
@@ -78,7 +82,8 @@ def _nearest(word: str) -> str:
 
 def _stub(record: CommandRecord) -> Any:
     application = typer.Typer(add_completion=False)
-    application.command(name=record.name, help=record.help, short_help=record.help)(lambda: None)
+    text = output.told(record.help, output.language_of(sys.stdout))
+    application.command(name=record.name, help=text, short_help=text)(lambda: None)
     return typer.main.get_command(application)
 
 
@@ -87,21 +92,23 @@ def load_command(record: CommandRecord) -> Any:
 
     :raises AptError: when its plugin is not ready.
     """
-    host = hosts.current()
-    if record.plugin:
-        host.activate(host.data.plugin(record.plugin))
-    target = load_target(record.target) if record.target else host.callable_of(record)
+    target = hosts.current().target_of(record)
     command: Any
-    if isinstance(target, typer.Typer):
-        command = typer.main.get_group(target)
-    elif record.target:
-        application = typer.Typer(add_completion=False)
-        application.command(name=record.name)(target)
-        command = typer.main.get_command(application)
-    else:
+    if callable(target):
         command = _namespace_command(record, target)
+    elif isinstance(found := load_target(target), typer.Typer):
+        command = typer.main.get_group(found)
+    else:
+        application = typer.Typer(add_completion=False)
+        application.command(name=record.name)(found)
+        command = typer.main.get_command(application)
     command.name = record.name
     _tell_hooks(command, record.name)
+    spoken = output.language_of(sys.stdout)
+    if spoken != "en":
+        from apt.cli import translated_help
+
+        translated_help.prepare(command, spoken)
     return command
 
 
@@ -166,7 +173,10 @@ def _is_option(word: str) -> bool:
 
 
 def _tell_hooks(command: Any, words: str) -> None:
-    """Have the hooks told before and after each command below ``command`` runs; make its help plain text."""
+    """Have the hooks told before and after each command below ``command`` runs; make its help plain text.
+
+    Of managing plugins no hook is told: it must not need what it is to mend or to remove.
+    """
     command.rich_markup_mode = None
     command.help = _with_examples(command.help or "")
     children = getattr(command, "commands", None)
@@ -177,11 +187,12 @@ def _tell_hooks(command: Any, words: str) -> None:
     function = command.callback
     if function is None:
         return
+    _keep_argument_help(command, function)
 
     @functools.wraps(function)
     def told(*arguments: Any, **options: Any) -> Any:
-        host = hosts.current()
-        host.fire("before_operation", operation=words, options=options)
+        fire = _told_nobody if words.partition(" ")[0] == "plugin" else hosts.current().fire
+        fire("before_operation", operation=words, options=options)
         begun = time.monotonic()
         error: BaseException | None = None
         try:
@@ -194,9 +205,27 @@ def _tell_hooks(command: Any, words: str) -> None:
             raise
         finally:
             seconds = time.monotonic() - begun
-            host.fire("after_operation", operation=words, options=options, seconds=seconds, error=error)
+            fire("after_operation", operation=words, options=options, seconds=seconds, error=error)
 
     command.callback = told
+
+
+def _told_nobody(hook: str, **facts: Any) -> list[Any]:
+    return []
+
+
+def _keep_argument_help(command: Any, function: Callable[..., Any]) -> None:
+    """Give arguments the help that they were declared with.
+
+    Click 8.5 has a help of its own for arguments, and sets it to nothing over the one that Typer 0.25 has set; it also
+    has a section for them, beside Typer's.
+    """
+    arguments = [p for p in command.params if p.param_type_name == "argument" and not p.help]
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True) if arguments else {}
+    for argument in arguments:
+        declared = getattr(hints.get(argument.name), "__metadata__", ())
+        argument.help = next((d.help for d in declared if isinstance(d, typer.models.ArgumentInfo)), None)
+        command.format_arguments = lambda ctx, formatter: None
 
 
 def _with_examples(text: str) -> str:
@@ -215,7 +244,7 @@ def _with_examples(text: str) -> str:
 
 def root() -> Any:
     """Return the root command."""
-    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None)
+    application = typer.Typer(cls=LazyGroup, rich_markup_mode=None, add_completion=False)
 
     @application.callback()
     def apt_model() -> None:

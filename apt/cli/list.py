@@ -7,12 +7,16 @@ import typer
 
 from apt.checkpoint import listing
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.checkpoint.listing:ModelList")
 def list_models(
     directories: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIRECTORY]...", help="Directories to list too.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="[DIRECTORY]...", help="Directories to list too.", show_default=False),
+        Completes("directory"),
     ] = None,
     sort: Annotated[
         str | None,

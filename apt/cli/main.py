@@ -8,6 +8,7 @@ from typing import Final
 
 from apt.console import output
 from apt.console.errors import AptError, ExitCode, NotFoundError, UsageError, explain
+from apt.console.table import Table
 from apt.plugins import host as hosts
 from apt.plugins.core import LEGACY_COMMANDS
 from apt_model import __version__
@@ -45,6 +46,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    words, traced = _globals(words)
+    try:
+        return _dispatch(words)
+    finally:
+        if traced:
+            for table in hosts.current().hook_costs() or [Table("", ("hooks",), [("no hook of a plugin was called",)])]:
+                output.note(output.format_table(table))
+
+
+def _globals(words: list[str]) -> tuple[list[str], bool]:
+    """Take the options before the command that concern plugins; they are no business of the command."""
+    rest, traced = list(words), False
+    while rest and rest[0] in ("--safe-mode", "--trace-hooks"):
+        if rest.pop(0) == "--safe-mode":
+            os.environ["APT_SAFE_MODE"] = "1"  # for the processes that the command starts, too
+        else:
+            traced = True
+    return rest, traced
+
+
+def _dispatch(words: list[str]) -> int:
     if "--json" in words:  # also an error before the command has read its options is told as JSON
         output.configure(json=True)
     if not words:
@@ -56,7 +78,7 @@ def _run(words: list[str]) -> int:
     if words == ["--version"]:
         output.emit_text(f"apt_model {__version__}")
         return ExitCode.OK
-    words = _without_legacy(words)
+    words = _without_legacy(_as_completion(words))
     from apt.cli import lazy
 
     try:
@@ -78,12 +100,19 @@ def _help() -> str:
     from apt.plugins import helptext
 
     data = hosts.current().data
-    return helptext.render(data.commands, data.plugins)
+    return helptext.render(data.commands, data.plugins, output.language_of(sys.stdout))
 
 
 def _program() -> str:
     name = Path(sys.argv[0]).name
     return name if name == "apt-model" else "apt_model"
+
+
+def _as_completion(words: list[str]) -> list[str]:
+    """Replace the root's options for completion by the command that does it."""
+    if words[0] in ("--install-completion", "--show-completion"):
+        return ["completion", *words[1:], *(["--install"] if words[0] == "--install-completion" else [])]
+    return words
 
 
 def _without_legacy(words: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import typer
 from apt import store
 from apt.cli.run import ForceOption, execute, parse_settings
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 
 #: Steps of the recovery for any model but the embedded one. A trained model of 260,000 parameters was brought to 1.33
@@ -15,9 +16,12 @@ from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 OTHER_STEPS: Final = "200"
 
 
+@output.emits("apt.recipes.results:RunResult", "apt.recipes.results:Plan")
 def quickstart(
     model: Annotated[
-        str, typer.Option(metavar="REF", help="A path, a name in the store, tiny, or hf:owner/name[@revision].")
+        str,
+        typer.Option(metavar="REF", help="A path, a name in the store, tiny, or hf:owner/name[@revision]."),
+        Completes("model"),
     ] = store.EMBEDDED,
     text: Annotated[
         str,
@@ -27,8 +31,11 @@ def quickstart(
             "and text sampled from the model for any other.",
             show_default=False,
         ),
+        Completes("choices:embedded,self", "file"),
     ] = "",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes."), Completes("directory")] = Path(
+        "quickstart"
+    ),
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="INPUT=VALUE", help="Give another input of the recipe.", show_default=False),

@@ -7,20 +7,28 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import UsageError
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Run every step, also what is done and unchanged.")]
 
 
+@output.emits("apt.recipes.results:RunResult", "apt.recipes.results:Plan")
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe."),
+        Completes("choices:quickstart", "file"),
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="INPUT=VALUE", help="Give an input of the recipe.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where everything goes; ./NAME when absent.", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="Where everything goes; ./NAME when absent.", show_default=False),
+        Completes("directory"),
     ] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,

@@ -12,6 +12,7 @@ from apt.console.typer_options import JsonOption, QuietOption
 from apt.console.units import parse_bytes
 
 
+@output.emits("apt.checkpoint.size_report:SizeFacts")
 def size(
     model: ModelArgument,
     context: Annotated[

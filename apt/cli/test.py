@@ -6,14 +6,18 @@ import typer
 
 from apt.cli.arguments import BatchRowsOption, MaxRowsOption, ModelArgument, WindowOption
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import ExitCode
 from apt.console.typer_options import JsonOption, QuietOption
 
 
+@output.emits("apt.evaluation.results:TestResult")
 def test(
     model: ModelArgument,
     text: Annotated[
-        str, typer.Option(help="embedded, self (the model's own text), none, or a .txt, .jsonl or .npz file.")
+        str,
+        typer.Option(help="embedded, self (the model's own text), none, or a .txt, .jsonl or .npz file."),
+        Completes("choices:embedded,self,none", "file"),
     ] = "embedded",
     max_rows: MaxRowsOption = None,
     window: WindowOption = None,

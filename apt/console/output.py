@@ -8,16 +8,26 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from apt import language
 from apt.console.errors import AptError
 from apt.console.table import Result, Table
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: Where a command function holds the names of the results that it emits.
+EMITTED: Final = "emitted_results"
+
 #: Cells of a numeric column that hold no number.
 _NO_FIGURE: Final = ("", "-", "–", "nan")
+
+#: What stands before a warning and an error, and around a hint.
+_MARKS: Final = {"en": ("warning: ", "error: ", " (", ")"), "zh-CN": ("警告：", "错误：", "（", "）")}
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,8 +87,32 @@ def display_width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def format_table(table: Table) -> str:
+def language_of(stream: Any) -> str:
+    """Return the language of what is written to ``stream``: English where its encoding has no Chinese."""
+    chosen = language()
+    if chosen != "en":
+        try:
+            "中".encode(getattr(stream, "encoding", None) or "utf-8")
+        except (UnicodeEncodeError, LookupError):
+            return "en"
+    return chosen
+
+
+def told(text: str, spoken: str) -> str:
+    """Return a message of ours in a language."""
+    if spoken == "en":
+        return text
+    from apt.console import catalogue  # English does without it
+
+    return catalogue.load(spoken).translate(text)
+
+
+def format_table(table: Table, spoken: str = "en") -> str:
     """Lay a table out in aligned columns; numeric columns are right-aligned."""
+    if spoken != "en":
+        from apt.console import catalogue
+
+        table = catalogue.load(spoken).table(table)
     rows = [list(table.columns), *[list(row) for row in table.rows]]
     widths = [max(display_width(row[i]) for row in rows) for i in range(len(table.columns))]
     numeric = [
@@ -97,10 +131,26 @@ def format_table(table: Table) -> str:
     return "\n".join([*head, *(line(row) for row in rows)])
 
 
+def emits(*targets: str) -> Callable[[_Command], _Command]:
+    """Declare which results a command may emit; its schema in ``docs/schemas`` is made of them.
+
+    :param targets: ``"package.module:Class"`` of frozen dataclasses; nothing is imported.
+    """
+
+    def mark(command: _Command) -> _Command:
+        setattr(command, EMITTED, targets)
+        return command
+
+    return mark
+
+
 def emit(result: Result) -> None:
     """Write a result to stdout: JSON when asked for, tables else."""
-    as_json = _settings.json
-    _write(sys.stdout, to_json(result) if as_json else "\n\n".join(format_table(t) for t in result.tables()))
+    if _settings.json:
+        _write(sys.stdout, to_json(result))
+        return
+    spoken = language_of(sys.stdout)
+    _write(sys.stdout, "\n\n".join(format_table(t, spoken) for t in result.tables()))
 
 
 def emit_text(text: str) -> None:
@@ -111,12 +161,30 @@ def emit_text(text: str) -> None:
 def note(text: str) -> None:
     """Tell something in passing, on stderr."""
     if not _settings.quiet:
-        _write(sys.stderr, text)
+        _write(sys.stderr, told(text, language_of(sys.stderr)))
 
 
 def warn(text: str) -> None:
     """Tell something that the user should know, on stderr; shown even when quiet."""
-    _write(sys.stderr, f"warning: {text}")
+    spoken = language_of(sys.stderr)
+    _write(sys.stderr, f"{_MARKS[spoken][0]}{told(text, spoken)}")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Let nothing be printed, by Python or by native code: for importing what others wrote."""
+    saved = []
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        for descriptor in (1, 2):
+            with suppress(OSError):  # closed by the caller: nothing to silence
+                saved.append((descriptor, os.dup(descriptor)))
+                os.dup2(nowhere.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            for descriptor, kept in saved:
+                os.dup2(kept, descriptor)
+                os.close(kept)
 
 
 def fail(error: AptError) -> None:
@@ -126,9 +194,12 @@ def fail(error: AptError) -> None:
             sys.stdout,
             to_json({"error": {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}}),
         )
-    message = " ".join(str(error).split())
-    prefix = "\x1b[31merror:\x1b[0m" if coloured(sys.stderr) else "error:"
-    _write(sys.stderr, f"{prefix} {message}")
+    spoken = language_of(sys.stderr)
+    message, hint = (told(" ".join(text.split()), spoken) for text in (error.message, error.hint))
+    _, mark, opening, closing = _MARKS[spoken]
+    word = mark.rstrip(" ")
+    prefix = f"\x1b[31m{word}\x1b[0m{mark[len(word) :]}" if coloured(sys.stderr) else mark
+    _write(sys.stderr, f"{prefix}{message}{opening}{hint}{closing}" if hint else f"{prefix}{message}")
 
 
 def _write(stream: Any, text: str) -> None:

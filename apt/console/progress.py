@@ -39,16 +39,17 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        spoken = output.language_of(sys.stderr)
         self._rich = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(self._unit),
+            TextColumn(output.told(self._unit, spoken)),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._rich.add_task(self._label, total=self._total)
+        self._task = self._rich.add_task(output.told(self._label, spoken), total=self._total)
         self._rich.start()
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ The measuring itself lies beside: :mod:`~apt.evaluation.text_files`, :mod:`~apt.
 :mod:`~apt.evaluation.comparing`.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from apt.evaluation.checking import check_model
 from apt.evaluation.comparing import compare_models
 from apt.evaluation.results import CompareResult, TestResult, TextResult
 from apt.evaluation.text_files import write_sampled, write_texts
-from apt.options import ModelRef, Options, OutputPath, TextRef
+from apt.options import ModelRef, Options, OutputPath, Overwrite, TextRef
 
 __all__ = [
     "CompareOptions",
@@ -28,37 +28,43 @@ __all__ = [
 ]
 
 
+_WINDOW: Final = "Tokens a row; the context, at most 512, when absent."
+_MAX_ROWS: Final = "Score so many rows at most, spread over the text; all when absent."
+_BATCH_ROWS: Final = "Rows scored side by side."
+
+
 class SampleTextOptions(Options):
     """Sample rows of all splits from a model; no row is in two of them."""
 
     model: ModelRef
-    #: An ``.npz`` file; any other path is a directory that gets ``rows.npz``.
-    output: OutputPath
-    calibration_rows: int = Field(default=64, ge=1)
-    train_rows: int = Field(default=256, ge=1)
-    heldout_rows: int = Field(default=64, ge=1)
-    #: Tokens a row; the model's context, at most 256, when absent.
-    window: int | None = Field(default=None, ge=2)
-    seed: int = Field(default=0, ge=0)
-    overwrite: bool = False
+    output: OutputPath = Field(description="An .npz file; any other path is a directory that gets rows.npz.")
+    calibration_rows: int = Field(default=64, ge=1, description="Rows to calibrate on.")
+    train_rows: int = Field(default=256, ge=1, description="Rows to train on.")
+    heldout_rows: int = Field(default=64, ge=1, description="Rows to measure on.")
+    window: int | None = Field(
+        default=None, ge=2, description="Tokens a row; the model's context, at most 256, when absent."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
+    overwrite: Overwrite = False
 
 
 class EmbeddedTextOptions(Options):
     """Write token rows of a text: the embedded one, or a file that is cut in disjoint splits."""
 
     model: ModelRef
-    #: An ``.npz`` file; any other path is a directory that gets ``rows.npz``.
-    output: OutputPath
-    #: ``embedded``, or a file. A .txt is cut into a train (80 %), a calibration (10 %) and a held-out (10 %) part, a
-    #: .jsonl alike by its documents; an .npz has its splits.
-    text: TextRef = "embedded"
-    calibration_rows: int | None = Field(default=64, ge=1)
-    train_rows: int | None = Field(default=512, ge=1)
-    #: All of the held-out text when absent.
-    heldout_rows: int | None = Field(default=None, ge=1)
-    #: Tokens a row; the model's context, at most 512, when absent.
-    window: int | None = Field(default=None, ge=2)
-    overwrite: bool = False
+    output: OutputPath = Field(description="An .npz file; any other path is a directory that gets rows.npz.")
+    text: TextRef = Field(
+        default="embedded",
+        description="embedded, or a file: a .txt is cut into a train (80 %), a calibration (10 %) and a held-out "
+        "(10 %) part, a .jsonl alike by its documents; an .npz has its splits.",
+    )
+    calibration_rows: int | None = Field(default=64, ge=1, description="Rows to calibrate on; all when absent.")
+    train_rows: int | None = Field(default=512, ge=1, description="Rows to train on; all when absent.")
+    heldout_rows: int | None = Field(default=None, ge=1, description="Rows to measure on; all when absent.")
+    window: int | None = Field(
+        default=None, ge=2, description="Tokens a row; the model's context, at most 512, when absent."
+    )
+    overwrite: Overwrite = False
 
 
 class TestOptions(Options):
@@ -67,29 +73,33 @@ class TestOptions(Options):
     __test__ = False  # not a test class, whatever pytest makes of the name
 
     model: ModelRef
-    #: ``embedded``, ``self``, a file; nothing is scored when it is ``None``.
-    text: TextRef | None = "embedded"
-    window: int | None = Field(default=None, ge=2)
-    #: At most so many rows, spread over the text; all when absent.
-    max_rows: int | None = Field(default=None, ge=1)
-    new_tokens: int = Field(default=32, ge=1)
-    batch_rows: int = Field(default=8, ge=1)
+    text: TextRef | None = Field(
+        default="embedded",
+        description="embedded, self (sampled from the model), or a .txt, .jsonl or .npz file; null scores nothing.",
+    )
+    window: int | None = Field(default=None, ge=2, description=_WINDOW)
+    max_rows: int | None = Field(default=None, ge=1, description=_MAX_ROWS)
+    new_tokens: int = Field(default=32, ge=1, description="Tokens to generate.")
+    batch_rows: int = Field(default=8, ge=1, description=_BATCH_ROWS)
 
 
 class CompareOptions(Options):
     """Compare checkpoints on the same text; the first is what the others are measured against."""
 
-    models: list[ModelRef] = Field(min_length=2)
-    #: Names to show, in the order of the models; their own when empty.
-    labels: tuple[str, ...] = ()
-    text: TextRef = "embedded"
-    window: int | None = Field(default=None, ge=2)
-    max_rows: int | None = Field(default=None, ge=1)
-    batch_rows: int = Field(default=8, ge=1)
-    #: Measure prefill and decode speed.
-    speed: bool = True
-    #: Values that the models compute with: ``stored`` keeps each one's own.
-    dtype: Literal["float32", "stored"] = "float32"
+    models: list[ModelRef] = Field(min_length=2, description="The models, in the order in which they are shown.")
+    labels: tuple[str, ...] = Field(
+        default=(), description="Names to show, in the order of the models; their own when empty."
+    )
+    text: TextRef = Field(
+        default="embedded", description="embedded, self (text of the first model), or a .txt, .jsonl or .npz file."
+    )
+    window: int | None = Field(default=None, ge=2, description=_WINDOW)
+    max_rows: int | None = Field(default=None, ge=1, description=_MAX_ROWS)
+    batch_rows: int = Field(default=8, ge=1, description=_BATCH_ROWS)
+    speed: bool = Field(default=True, description="Measure prefill and decode speed.")
+    dtype: Literal["float32", "stored"] = Field(
+        default="float32", description="What the models compute in: stored keeps each one's own dtype."
+    )
 
 
 def sample_text(options: SampleTextOptions) -> TextResult:

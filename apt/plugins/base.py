@@ -29,7 +29,7 @@ class ComponentRegistry(Protocol):
     """What :meth:`Plugin.register_components` is given."""
 
     def add_component(
-        self, kind: str, name: str, target: str | Callable[..., Any], schema: str = "", summary: str = ""
+        self, kind: str, name: str, target: str | Callable[..., Any], schema: str | type[Any] = "", summary: str = ""
     ) -> None:
         """Declare a component; see :class:`apt.registry.Component` and :data:`apt.registry.KINDS`."""
         ...

@@ -1,40 +1,68 @@
-"""Building the index: every plugin is found, asked what it declares, and judged by itself."""
+"""Building the index: every plugin is found, and judged by what it says of itself; none is imported."""
 
 import dataclasses
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from apt import language
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
-from apt.plugins import dependencies, helptext, index
+from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
 from apt.plugins.core import CORE_COMMANDS
-from apt.plugins.discovery import Found, find
+from apt.plugins.discovery import Found, Watch, find, wait_a_tick
+from apt.plugins.manifest import NAME, TARGET
 from apt.plugins.records import CommandRecord, ComponentRecord, IndexData, PluginList, PluginRecord
-from apt.registry import CORE_COMPONENTS, Component
+from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
-_OWN_SOURCES = ("base", "build", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "records", "trial")
+_OWN_SOURCES: Final = (
+    "base", "build", "completion_tree", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest",
+    "ownership", "records", "source", "trial", "verdicts",
+)  # fmt: skip
+_CORE: Final = "apt_model itself"
+#: So often the index is built anew when what it is built from changes meanwhile.
+_ROUNDS: Final = 3
 
 
 def build() -> IndexData:
     """Build the index and write it to the cache."""
-    here = Path(__file__).parent
-    stamps = {str(p): index.stamp(str(p)) for p in [index.state_path(), *(here / f"{n}.py" for n in _OWN_SOURCES)]}
-    found = find(stamps)
-    data = _Builder(_previous_trials()).build(found)
-    listing = PluginList(index.plugin_directory(), data.plugins)
-    index.write(
-        stamps,
-        {
-            "help": helptext.render(data.commands, data.plugins),
-            "list": "\n\n".join(output.format_table(t) for t in listing.tables()),
-            "list-json": output.to_json(listing),
-            "data": data.to_json(),
-        },
-    )
+    for _ in range(_ROUNDS):
+        begun_ns = time.time_ns()
+        watch = Watch()
+        data = _look(watch)
+        if not watch.changed_since(begun_ns):
+            index.write(watch.stamps, sections(data))
+            break
+        wait_a_tick()  # what changed a moment ago could change again without looking different
     return data
+
+
+def _look(watch: Watch) -> IndexData:
+    here = Path(__file__).parent
+    own = [str(here / f"{name}.py") for name in _OWN_SOURCES]
+    for path in (index.state_path(), verdicts.directory(), *own):
+        watch.add(path)
+    if language() != "en":
+        from apt.console import catalogue
+
+        watch.add(catalogue.path(language()))
+    return _Builder().build(find(watch))
+
+
+def sections(data: IndexData) -> dict[str, str]:
+    """Return the texts that the index holds ready, in the user's language, and its records."""
+    listing = PluginList(index.plugin_directory(), data.plugins)
+    return {
+        "help": helptext.render(data.commands, data.plugins, language()),
+        "list": "\n\n".join(output.format_table(t, language()) for t in listing.tables()),
+        "list-json": output.to_json(listing),
+        "data": data.to_json(),
+        "complete": completion_tree.section(data),
+    }
 
 
 def disabled_plugins() -> list[str]:
@@ -54,114 +82,116 @@ def set_disabled(names: list[str]) -> None:
     index.replace_file(str(path), text.encode())
 
 
-def _previous_trials() -> dict[str, Any]:
-    """Return what earlier trials of foreign plugins declared, from an index that may be stale."""
-    text = index.stale_text("data")
-    try:
-        return dict(json.loads(text)["trials"]) if text else {}
-    except (ValueError, KeyError, TypeError):
-        return {}
-
-
 class _Builder:
     """Collects records; the first plugin to claim a name, a command or a component keeps it."""
 
-    def __init__(self, previous: dict[str, Any]) -> None:
-        self._previous = previous
-        self._trials: dict[str, Any] = {}
+    def __init__(self) -> None:
         self._disabled = set(disabled_plugins())
         self._plugins: dict[str, PluginRecord] = {}
         self._commands = {c.name: c for c in CORE_COMMANDS}
-        self._components = {(c.kind, c.name): ComponentRecord(**_fields(c)) for c in CORE_COMPONENTS}
+        self._components = {(c.kind, c.name): _component_record(c) for c in CORE_COMPONENTS}
 
     def build(self, found: list[Found]) -> IndexData:
-        """Judge every plugin and return the records."""
-        for each in found:
-            self._keep(*self._judge(each))
+        """Judge every plugin and return the records, in the order in which the plugins were found."""
+        judged = [self._judge(each) for each in found]
+        places = {}
+        for place in sorted(range(len(judged)), key=lambda i: _precedence(judged[i][0])):
+            places[self._keep(*judged[place])] = place
         self._relate()
-        ready = {p.name for p in self._plugins.values() if p.status == "ready"}
+        plugins = sorted(self._plugins.values(), key=lambda p: places[p.name])
+        usable = {p.name for p in plugins if p.usable}
         return IndexData(
-            plugins=tuple(self._plugins.values()),
+            plugins=tuple(plugins),
             commands=tuple(self._commands.values()),
-            components=tuple(c for c in self._components.values() if c.plugin in ready),
-            trials=self._trials,
+            components=tuple(c for c in self._components.values() if c.plugin in usable),
         )
 
     def _judge(self, found: Found) -> tuple[PluginRecord, dict[str, Any]]:
-        """Return a plugin's record and what it declares: all of it when it is ready, else what its source says."""
-        facts = {**found.facts, "commands": found.commands, "components": []}
-        record = _record(found, facts)
+        """Return a plugin's record and what it declares, judged by itself."""
+        facts = {"commands": [], "components": [], "hooks": [], **found.facts}
+        record = record_of(found, facts)
+        missing: list[str] = []
+        reason = fault = ""
         try:
-            if (refused := self._refuse(record, facts)) is not None:
-                return refused, facts
-            # What the class leaves open is as the distribution says.
-            facts |= {k: v for k, v in self._ask(found).items() if v or k not in facts}
-            record = _record(found, facts)
-            # Once more: a name or requirements that are computed are known only now.
-            return self._refuse(record, facts) or record, facts
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a built-in plugin that calls sys.exit at import is broken, not fatal
-            return _not_ready(record, "broken", _reason(error)), facts
-
-    def _refuse(self, record: PluginRecord, facts: dict[str, Any]) -> PluginRecord | None:
-        """Return the record of a plugin that is not usable for what it says of itself; ``None`` when nothing is wrong.
-
-        :raises BadInputError: for a requirement that is none, or a name that is taken.
-        """
-        if facts.get("api", API) > API:
-            raise BadInputError(f"needs plugin interface {facts['api']}; this apt_model has {API}")
+            if found.fault:
+                raise BadInputError(found.fault)
+            if found.foreign:
+                facts, record, reason = self._verdict(found, facts, record)
+            check(record, facts)
+            missing = dependencies.missing(record.required_dependencies)
+        except AptError as error:
+            fault = str(error)
         if record.name in self._disabled:
-            return _not_ready(record, "disabled", "disabled by the user")
-        if missing := dependencies.missing(record.required_dependencies):
+            return _not_ready(record, "disabled", "disabled by the user"), facts
+        if fault:
+            return _not_ready(record, "broken", fault), facts
+        if missing:
             record = dataclasses.replace(record, missing=tuple(missing))
-            return _not_ready(record, "incomplete", f"needs {', '.join(missing)}")
-        for name in record.commands:
-            if name in self._commands:
-                owner = self._commands[name].plugin or "apt_model itself"
-                raise BadInputError(f"its command {name!r} belongs to {owner}")
+            return _not_ready(record, "incomplete", f"needs {', '.join(missing)}"), facts
+        return (_not_ready(record, "quarantined", reason) if reason else record), facts
+
+    def _verdict(self, found: Found, facts: dict[str, Any], record: PluginRecord) -> tuple[Any, PluginRecord, str]:
+        """Add what is known from the plugin's trial, while its files are those that were tried.
+
+        :returns: what it declares, its record, and why its trial failed.
+        :raises BadInputError: when others could have written it.
+        """
+        if found.root is None:  # an import hook knows where it is; it is sealed when it is used
+            return facts, dataclasses.replace(record, status="untried"), ""
+        if found.source == "drop-in" and (reason := ownership.fault(found.root)):
+            raise BadInputError(reason)
+        try:
+            seal = verdicts.Seal.of(found.root)
+        except OSError as error:
+            raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
+        record = dataclasses.replace(record, status="untried", sha256=seal.sha256)
+        verdict = verdicts.find(str(found.root))
+        if verdict is None or verdict.seal != seal:
+            return facts, record, ""
+        if not verdict.reason:
+            # What the class leaves open is as the distribution says; the options of commands only a manifest tells.
+            options = {c["name"]: c.get("options", ()) for c in facts["commands"]}
+            facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
+            facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
+        record = dataclasses.replace(
+            record_of(found, facts),
+            sha256=seal.sha256,
+            import_seconds=verdict.import_seconds,
+            import_bytes=verdict.import_bytes,
+        )
+        return facts, record, verdict.reason
+
+    def _claim(self, record: PluginRecord, facts: dict[str, Any]) -> PluginRecord:
+        """Return the record of a plugin, made unusable when what it declares is another's already."""
+        if not record.usable:
+            return record
+        names = [c["name"] for c in facts["commands"]]
+        taken = [
+            f"its command {n!r} belongs to {self._commands[n].plugin or _CORE}" for n in names if n in self._commands
+        ]
         for component in facts["components"]:
             key = (component["kind"], component["name"])
             if key in self._components:
-                owner = self._components[key].plugin or "apt_model itself"
-                raise BadInputError(f"its {key[0]} {key[1]!r} belongs to {owner}")
-        return None
+                taken.append(f"its {key[0]} {key[1]!r} belongs to {self._components[key].plugin or _CORE}")
+        return _not_ready(record, "broken", taken[0]) if taken else record
 
-    def _ask(self, found: Found) -> dict[str, Any]:
-        """Return what a plugin declares: a foreign one is imported in a child process, once for each change of it."""
-        from apt.plugins import declare, trial
-
-        if not found.foreign:
-            return declare.describe(found.target)
-        key = f"{found.target} {found.location}"
-        seal = index.stamp(str(found.file)) if found.file else str(found.facts.get("version"))
-        before = self._previous.get(key)
-        if not (isinstance(before, dict) and before.get("seal") == seal and isinstance(before.get("declared"), dict)):
-            before = {"seal": seal, "declared": trial.describe_in_child(found.target)}
-        self._trials[key] = before
-        return dict(before["declared"])
-
-    def _keep(self, record: PluginRecord, facts: dict[str, Any]) -> None:
+    def _keep(self, record: PluginRecord, facts: dict[str, Any]) -> str:
+        """Take up a plugin with what it declares, and return the name under which it is listed."""
         if record.name in self._plugins:
-            first = self._plugins[record.name]
-            reason = f"the {first.source} plugin of that name comes first ({first.location})"
-            mend = f"rename the plugin in {record.location}, or remove it"
-            name = f"{record.name}@{record.folder}"
-            while name in self._plugins:
-                name += "+"
-            changes: dict[str, Any] = {"name": name, "commands": (), "components": (), "missing": ()}
-            self._plugins[name] = dataclasses.replace(record, **changes, status="broken", reason=reason, mend=mend)
-            return
+            record = _second(record, self._plugins)
+            facts = {"commands": (), "components": ()}
+        else:
+            record = self._claim(record, facts)
         self._plugins[record.name] = record
         for command in facts["commands"]:
-            known = CommandRecord(
-                command["name"], command["target"], command["help"] or record.description, record.name
-            )
+            text, options = command["help"] or record.description, tuple(command.get("options", ()))
+            known = CommandRecord(command["name"], command["target"], text, record.name, options=options)
             self._commands.setdefault(known.name, known)
-        if record.status == "ready":
+        if record.usable:
             for component in facts["components"]:
                 made = ComponentRecord(**component, plugin=record.name)
                 self._components[made.kind, made.name] = made
+        return record.name
 
     def _relate(self) -> None:
         """Take out plugins whose required plugins are not usable, or beside which a conflicting one is."""
@@ -169,14 +199,14 @@ class _Builder:
         while changed:
             changed = False
             for name, record in list(self._plugins.items()):
-                judged = self._related(record) if record.status == "ready" else record
+                judged = self._related(record) if record.usable else record
                 if judged is not record:
                     self._plugins[name] = judged
                     changed = True
 
     def _related(self, record: PluginRecord) -> PluginRecord:
         def usable(name: str) -> bool:
-            return name in self._plugins and self._plugins[name].status == "ready"
+            return name in self._plugins and self._plugins[name].usable
 
         absent = [n for n in record.requires if not usable(n)]
         if absent:
@@ -192,7 +222,54 @@ class _Builder:
         return record
 
 
-def _record(found: Found, facts: dict[str, Any]) -> PluginRecord:
+def _second(record: PluginRecord, plugins: Mapping[str, PluginRecord]) -> PluginRecord:
+    """Return the record of a plugin whose name is another's already."""
+    first = plugins[record.name]
+    name = f"{record.name}@{record.folder}"
+    while name in plugins:
+        name += "+"
+    reason = f"the {first.source} plugin of that name comes first ({first.location})"
+    mend = f"rename the plugin in {record.location}, or remove it"
+    changes: dict[str, Any] = {"name": name, "commands": (), "components": (), "missing": (), "mend": mend}
+    return _not_ready(dataclasses.replace(record, **changes), "broken", reason)
+
+
+def _precedence(record: PluginRecord) -> tuple[bool, int, bool, bool]:
+    """Order by the right to a name: usable plugins, the sources in their order, tried ones before newcomers.
+
+    Of those that nobody has tried, the file that bears the name comes before one that claims it.
+    """
+    rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
+    return not record.usable, rank, record.status != "ready", record.folder.replace("_", "-") != record.name
+
+
+def check(record: PluginRecord, facts: dict[str, Any]) -> None:
+    """Check what a plugin says of itself.
+
+    :raises BadInputError: for what cannot be taken.
+    """
+    if not NAME.fullmatch(record.name):
+        raise BadInputError(f"bad plugin name {record.name!r}: letters, digits and dashes")
+    if facts.get("api", API) > API:
+        raise BadInputError(f"needs plugin interface {facts['api']}; this apt_model has {API}")
+    names = [c["name"] for c in facts["commands"]]
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise BadInputError(f"bad command name {name!r}: letters, digits and dashes")
+        if names.count(name) > 1:
+            raise BadInputError(f"command {name!r} is registered twice")
+    for component in facts["components"]:
+        if component["kind"] not in KINDS:
+            raise BadInputError(
+                f"unknown component kind {component['kind']!r}", hint=did_you_mean(component["kind"], KINDS)
+            )
+    for each in (*facts["commands"], *facts["components"]):
+        if each["target"] and not TARGET.fullmatch(each["target"]):
+            raise BadInputError(f"bad target {each['target']!r}: expected 'package.module:attribute'")
+
+
+def record_of(found: Found, facts: dict[str, Any]) -> PluginRecord:
+    """Return the record of a plugin as it describes itself, before it is judged."""
     return PluginRecord(
         name=str(facts["name"]),
         version=str(facts.get("version") or "0"),
@@ -204,6 +281,7 @@ def _record(found: Found, facts: dict[str, Any]) -> PluginRecord:
         folder=found.folder,
         location=found.location,
         target=str(facts.get("class", found.target)),
+        root=str(found.root or "") if found.foreign else "",
         required_dependencies=tuple(facts.get("required_dependencies", ())),
         optional_dependencies=tuple(facts.get("optional_dependencies", ())),
         requires=tuple(facts.get("requires", ())),
@@ -213,8 +291,8 @@ def _record(found: Found, facts: dict[str, Any]) -> PluginRecord:
     )
 
 
-def _fields(component: Component) -> dict[str, str]:
-    return {f.name: getattr(component, f.name) for f in dataclasses.fields(component)}
+def _component_record(component: Component) -> ComponentRecord:
+    return ComponentRecord(**{f.name: getattr(component, f.name) for f in dataclasses.fields(ComponentRecord)})
 
 
 def _not_ready(record: PluginRecord, status: Any, reason: str) -> PluginRecord:
@@ -222,11 +300,6 @@ def _not_ready(record: PluginRecord, status: Any, reason: str) -> PluginRecord:
         "disabled": f"apt_model plugin enable {record.name}",
         "incomplete": f"apt_model plugin install {record.name}",
         "broken": f"apt_model plugin disable {record.name}",
+        "quarantined": f"apt_model plugin try {record.name}",
     }
     return dataclasses.replace(record, status=status, reason=reason, mend=record.mend or mends[status])
-
-
-def _reason(error: BaseException) -> str:
-    from apt.plugins.trial import one_line
-
-    return str(error) if isinstance(error, AptError) else one_line(error)

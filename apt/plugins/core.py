@@ -5,7 +5,7 @@ from typing import Final
 from apt.plugins.records import CommandRecord
 
 #: Sections of ``--help``, in order; what plugins bring comes under the last.
-SECTIONS: Final = ("Main job", "Models", "Plugins")
+SECTIONS: Final = ("Main job", "Models", "Plugins", "Shell")
 
 CORE_COMMANDS: Final = (
     CommandRecord(
@@ -35,6 +35,12 @@ CORE_COMMANDS: Final = (
     CommandRecord(
         "plugin", "apt.cli.plugin:app", "List, describe, install, enable and disable plugins.", section="Plugins"
     ),
+    CommandRecord(
+        "completion",
+        "apt.cli.completion:completion",
+        "Completion of commands, options and models for bash, zsh, fish.",
+        section="Shell",
+    ),
 )
 
 #: The names in :mod:`apt.plugins.hookspecs`, for those who need only these: pluggy costs 20 ms.
@@ -47,9 +53,12 @@ HOOKS: Final = (
     "on_training_start",
     "on_training_step",
     "on_training_end",
-    "model_information",
     "diagnostics",
+    "information",
 )
+
+#: Hooks that are called while commands run; the others declare.
+EVENTS: Final = HOOKS[2:]
 
 #: Commands of the documents that this project grew from → the plugin and the words that stand for them now.
 LEGACY_COMMANDS: Final = {

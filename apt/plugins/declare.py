@@ -1,10 +1,10 @@
 """Asking a plugin what it is: its class, its metadata, its commands, components and hooks, as plain values.
 
-Built-in plugins are asked in this process; foreign ones in a child, see :mod:`apt.plugins.trial`.
+Foreign plugins are asked in a child process, see :mod:`apt.plugins.trial`; of the built-in ones the index knows what
+their source says (:mod:`apt.plugins.source`), and a test holds that it is the same.
 """
 
 import importlib
-import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -13,12 +13,11 @@ from typing import Any, Final
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.plugins import index
 from apt.plugins.base import API, Plugin
+from apt.plugins.manifest import NAME, TARGET
 from apt.registry import KINDS, did_you_mean
 
 #: The package through which drop-in files are imported: its path is the user's plugin directory.
 DROPINS: Final = "apt_dropins"
-
-_NAME: Final = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 
 
 class Declarations:
@@ -30,7 +29,7 @@ class Declarations:
 
     def add_command(self, name: str, target: str | Callable[..., Any], help: str = "") -> None:
         """See :class:`apt.plugins.base.CommandRegistry`."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise BadInputError(f"bad command name {name!r}: letters, digits and dashes")
         if name in self.commands:
             raise BadInputError(f"command {name!r} is registered twice")
@@ -39,7 +38,7 @@ class Declarations:
         self.commands[name] = (target, _one_line(help))
 
     def add_component(
-        self, kind: str, name: str, target: str | Callable[..., Any], schema: str = "", summary: str = ""
+        self, kind: str, name: str, target: str | Callable[..., Any], schema: str | type[Any] = "", summary: str = ""
     ) -> None:
         """See :class:`apt.plugins.base.ComponentRegistry`."""
         if kind not in KINDS:
@@ -49,7 +48,7 @@ class Declarations:
 
 
 def _check_target(target: object) -> None:
-    if not isinstance(target, str) or not re.fullmatch(r"[\w.-]+:[\w.]+", target):
+    if not isinstance(target, str) or not TARGET.fullmatch(target):
         raise BadInputError(f"bad target {target!r}: expected 'package.module:attribute'")
 
 
@@ -98,14 +97,13 @@ def load_class(target: str) -> type[Plugin]:
     raise BadInputError(f"{module_name} defines no class derived from apt.plugins.base.Plugin")
 
 
-def describe(target: str) -> dict[str, Any]:
-    """Load a plugin's class, let it register, and return what it declared as JSON values.
+def describe(plugin_class: type[Plugin]) -> dict[str, Any]:
+    """Let a plugin's class register, and return what it declared as JSON values.
 
     :raises Exception: whatever the plugin raises.
     """
     from apt.plugins import hooks
 
-    plugin_class = load_class(target)
     metadata = _metadata(plugin_class)
     if metadata["api"] > API:
         raise UnsupportedError(f"needs plugin interface {metadata['api']}; this apt_model has {API}")
@@ -131,7 +129,7 @@ def _metadata(plugin_class: type[Plugin]) -> dict[str, Any]:
         if not isinstance(value, str):
             raise BadInputError(f"{plugin_class.__name__}.{field} is not a string")
         found[field] = _one_line(value)
-    if not _NAME.fullmatch(found["name"]):
+    if not NAME.fullmatch(found["name"]):
         raise BadInputError(f"bad plugin name {found['name']!r}: letters, digits and dashes")
     for field in ("required_dependencies", "optional_dependencies", "requires", "conflicts"):
         found[field] = _strings(plugin_class, field)

@@ -1,41 +1,86 @@
 """Finding plugins without importing them: built-in folders, entry points, files of the user's plugin directory.
 
-What a plugin says of itself in literals (class attributes, ``add_command("name", …)``) is read from its source, so that
-one that cannot be imported is still listed under its name.
+What a plugin says of itself is read from its distribution's metadata, its ``plugin.toml`` and its source, so that one
+that cannot be imported is still listed under its name, with its commands.
 """
 
-import ast
 import importlib.metadata
+import itertools
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
+from apt.plugins.manifest import FILE, TARGET, read_manifest
+from apt.plugins.source import read_source
+from apt.plugins.verdicts import code_files
 
 GROUP: Final = "apt_model.plugins"
 _BUILTIN_SOURCES: Final = {"builtin": "built-in", "optional": "built-in, optional"}
+#: Paths beyond which only the files of a package that declare are watched, since every start looks at each (3 µs): not
+#: its other code, which is sealed all the same, so that no change of it runs untried, nor the summary of a distribution
+#: that is changed in place.
+_WATCHED_PATHS: Final = 128
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the index depends on: the stamp of every path, taken before the path was read.
+
+    :param newest_ns: latest change of any of them.
+    """
+
+    stamps: dict[str, int] = field(default_factory=dict)
+    newest_ns: int = 0
+
+    def add(self, path: str | Path) -> None:
+        """Take a path's stamp; see :func:`apt.plugins.index.stamp`."""
+        text = str(path)
+        if text in self.stamps:
+            return
+        self.stamps[text] = index.stamp(text)
+        try:
+            self.newest_ns = max(self.newest_ns, Path(text).stat().st_ctime_ns)
+        except OSError:
+            return
+
+    def changed_since(self, moment_ns: int) -> bool:
+        """Whether a path has changed after a moment, or so shortly before that its next change might look the same."""
+        return self.newest_ns >= moment_ns - _CLOCK_TICK_NS
+
+
+#: Coarsest clock by which a file system tells the time of a change.
+_CLOCK_TICK_NS: Final = 10_000_000
+
+
+def wait_a_tick() -> None:
+    """Wait until what changes from now on gets another time than what has changed before."""
+    time.sleep(_CLOCK_TICK_NS / 1e9)
 
 
 @dataclass(slots=True)
 class Found:
-    """A plugin before it is asked.
+    """A plugin before anything of it is imported.
 
     :param target: ``"module:Class"`` or ``"module:"``.
-    :param file: its source file, where there is one.
-    :param facts: what is known without importing: metadata by field name.
-    :param commands: names of commands and their help, as far as they are literals.
+    :param root: the file or directory that holds its code; ``None`` where it was not found.
+    :param facts: what it says of itself, by field: metadata, ``commands``, ``components``, ``hooks``.
+    :param fault: why what it says cannot be taken.
     """
 
     source: str
     folder: str
     target: str
-    file: Path | None
+    root: Path | None
     location: str
     facts: dict[str, Any] = field(default_factory=dict)
-    commands: list[dict[str, str]] = field(default_factory=list)
+    fault: str = ""
 
     @property
     def foreign(self) -> bool:
@@ -43,145 +88,145 @@ class Found:
         return not self.source.startswith("built-in")
 
 
-def find(stamps: dict[str, str]) -> list[Found]:
-    """Return the plugins of all sources, in the order of precedence; ``stamps`` takes up what was looked at."""
-    return [*_builtin(stamps), *_entry_points(stamps), *_dropins(stamps)]
+def find(watch: Watch) -> list[Found]:
+    """Return the plugins of all sources, in the order of precedence; ``watch`` takes up what was looked at."""
+    return [*_builtin(watch), *_entry_points(watch), *_dropins(watch)]
 
 
-def _watch(stamps: dict[str, str], path: str | Path) -> None:
-    stamps[str(path)] = index.stamp(str(path))
-
-
-def _builtin(stamps: dict[str, str]) -> Iterator[Found]:
+def _builtin(watch: Watch) -> Iterator[Found]:
     here = Path(__file__).parent
     for group, source in _BUILTIN_SOURCES.items():
-        _watch(stamps, f"{here / group}/")
+        watch.add(f"{here / group}/")
         for folder in sorted((here / group).iterdir()):
             file = folder / "__init__.py"
             if folder.is_dir() and not folder.name.startswith(("_", ".")):
-                _watch(stamps, file)
+                watch.add(file)
                 if file.is_file():
-                    target = f"apt.plugins.{group}.{folder.name}:"
-                    yield _read(Found(source, folder.name, target, file, str(folder)))
+                    module = f"apt.plugins.{group}.{folder.name}"
+                    yield _described(Found(source, folder.name, f"{module}:", folder, str(folder)), file)
 
 
-def _dropins(stamps: dict[str, str]) -> Iterator[Found]:
+def _dropins(watch: Watch) -> Iterator[Found]:
     directory = Path(index.plugin_directory())
-    _watch(stamps, f"{directory}/")
+    watch.add(f"{directory}/")
+    watch.add(f"{directory}/.")
     try:
         entries = sorted(directory.iterdir())
     except OSError:
         return
     for entry in entries:
-        file = entry / "__init__.py" if entry.is_dir() else entry
-        stem = entry.name if entry.is_dir() else entry.stem
-        if entry.name.startswith(("_", ".")) or not re.fullmatch(r"[\w-]+", stem):
+        folder = entry.is_dir()
+        file = entry / "__init__.py" if folder else entry
+        stem = entry.name if folder else entry.stem
+        if entry.name.startswith(("_", ".")) or not re.fullmatch(r"[\w-]+", stem) or file.suffix != ".py":
             continue
-        if file.suffix == ".py":
-            _watch(stamps, file)
-            if file.is_file():
-                yield _read(Found("drop-in", stem, f"{DROPINS}.{stem}:", file, str(file)))
+        _watch_code(watch, entry, file)
+        if file.is_file():
+            yield _described(Found("drop-in", stem, f"{DROPINS}.{stem}:", entry, str(file)), file)
 
 
-def _entry_points(stamps: dict[str, str]) -> Iterator[Found]:
+def _watch_code(watch: Watch, root: Path, module: Path) -> None:
+    """Watch a plugin's files: those that declare, and the others while there are few."""
+    watch.add(module)
+    if not root.is_dir():
+        return
+    manifest = root / FILE
+    watch.add(manifest if manifest.exists() else root)  # a directory changes when a manifest is put into it
+    if len(watch.stamps) < _WATCHED_PATHS:
+        watch.add(root)
+        try:
+            for file in itertools.islice(code_files(root), _WATCHED_PATHS):
+                watch.add(file)
+        except OSError:
+            return
+
+
+def _entry_points(watch: Watch) -> Iterator[Found]:
     seen: set[str] = set()
     for entry in index.search_path():
-        _watch(stamps, entry)
+        watch.add(entry)
     for dist in importlib.metadata.distributions(path=index.search_path()):
+        points = _points(dist, watch)
+        for point in points:
+            if point.name not in seen:
+                seen.add(point.name)
+                yield _from_distribution(dist, point, watch, index.search_path())
+
+
+def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
+    """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
+    return [_from_distribution(dist, p, Watch(), search_path) for p in _points(dist, Watch())]
+
+
+def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
+    """Return a distribution's plugins; none where its metadata is damaged."""
+    try:
         text = dist.read_text("entry_points.txt") or ""
-        if f"[{GROUP}]" not in text.replace(" ", ""):
-            continue
+        if GROUP not in text:
+            return []
         directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
         if directory is not None:
-            _watch(stamps, Path(directory) / "entry_points.txt")
-            _watch(stamps, Path(directory) / "METADATA")
-        for point in dist.entry_points.select(group=GROUP):
-            if point.name in seen:
-                continue
-            seen.add(point.name)
-            yield _from_distribution(dist, point, stamps)
+            watch.add(Path(directory) / "entry_points.txt")
+            if len(watch.stamps) < _WATCHED_PATHS:
+                watch.add(Path(directory) / "METADATA")
+        points = list(dist.entry_points.select(group=GROUP))
+        return [p for p in points if TARGET.fullmatch(p.value) or re.fullmatch(r"[\w.]+", p.value)]
+    except Exception:  # the library raises whatever its parsers do; one damaged package hides no other
+        return []
 
 
 def _from_distribution(
-    dist: importlib.metadata.Distribution, point: importlib.metadata.EntryPoint, stamps: dict[str, str]
+    dist: importlib.metadata.Distribution,
+    point: importlib.metadata.EntryPoint,
+    watch: Watch,
+    search_path: Sequence[str],
 ) -> Found:
-    metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
-    facts = {
-        "name": point.name,
-        "version": dist.version,
-        "author": metadata.get("Author") or metadata.get("Author-email") or "",
-        "description": metadata.get("Summary") or "",
-    }
-    file = _source_of(point.module)
-    if file is not None:
-        _watch(stamps, file)
+    facts = {"name": point.name, **_metadata(dist)}
     target = f"{point.module}:{point.attr or ''}"
-    return _read(Found("entry point", point.name, target, file, f"distribution {dist.name}", facts))
+    found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
+    file = source_of(point.module, search_path)
+    if file is None:
+        return found
+    found.root = file.parent if file.name == "__init__.py" else file
+    _watch_code(watch, found.root, file)
+    return _described(found, file)
 
 
-def _source_of(module: str) -> Path | None:
+def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
+    """Return what a distribution says of itself; little where its metadata is damaged."""
+    try:
+        metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
+        author = metadata.get("Author") or metadata.get("Author-email") or ""
+        said = {
+            "distribution": dist.name,
+            "version": dist.version,
+            "author": author,
+            "description": metadata["Summary"],
+        }
+        return {field: str(text or "") for field, text in said.items()}
+    except Exception:  # as above
+        return {"distribution": "unknown", "version": "", "author": "", "description": ""}
+
+
+def source_of(module: str, search_path: Sequence[str]) -> Path | None:
     """Find a module's file by its name alone: importlib would import its parents."""
     relative = Path(*module.split("."))
-    for entry in index.search_path():
+    for entry in search_path:
         for candidate in (Path(entry, relative, "__init__.py"), Path(entry, relative).with_suffix(".py")):
-            if candidate.is_file():
-                return candidate
+            with suppress(PermissionError):  # a place that cannot be entered holds nothing for Python either
+                if candidate.is_file():
+                    return candidate
     return None
 
 
-def _read(found: Found) -> Found:
-    """Take the literals out of the plugin's source; a file that cannot be parsed keeps its name by its folder."""
-    found.facts.setdefault("name", found.folder.replace("_", "-"))
-    if found.file is None:
-        return found
+def _described(found: Found, file: Path) -> Found:
+    """Fill in what the source and the manifest say; what the manifest says counts."""
+    module, _, wanted = found.target.partition(":")
+    found.facts = {"name": found.folder.replace("_", "-"), **found.facts}
     try:
-        tree = ast.parse(found.file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return found
-    wanted = found.target.partition(":")[2]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and (node.name == wanted if wanted else _is_plugin(node)):
-            found.facts.update(_literals(node))
-            found.commands = list(_literal_commands(node))
-            break
+        found.facts |= read_source(file, module, wanted)
+        if file.name == "__init__.py" and found.foreign:
+            found.facts |= read_manifest(file.parent / FILE, found.folder)
+    except (AptError, OSError) as error:
+        found.fault = str(error)
     return found
-
-
-def _is_plugin(node: ast.ClassDef) -> bool:
-    return any(ast.unparse(base).split(".")[-1].endswith("Plugin") for base in node.bases)
-
-
-def _literals(node: ast.ClassDef) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for statement in node.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                pass
-            case _:
-                continue
-        try:
-            literal = ast.literal_eval(value)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if _fits(name, literal):
-            found[name] = list(literal) if isinstance(literal, tuple) else literal
-    return found
-
-
-def _fits(name: str, value: object) -> bool:
-    """Whether a literal is of the kind that the field of that name holds."""
-    if name in ("name", "version", "author", "description"):
-        return isinstance(value, str) and value.strip() != ""
-    if name in ("required_dependencies", "optional_dependencies", "requires", "conflicts"):
-        return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
-    return name == "api" and type(value) is int
-
-
-def _literal_commands(node: ast.ClassDef) -> Iterator[dict[str, str]]:
-    for call in ast.walk(node):
-        match call:
-            case ast.Call(func=ast.Attribute(attr="add_command"), args=[ast.Constant(value=str(name)), *_]):
-                texts = [k.value.value for k in call.keywords if k.arg == "help" and isinstance(k.value, ast.Constant)]
-                yield {"name": name, "target": "", "help": str(texts[0]) if texts else ""}

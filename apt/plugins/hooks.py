@@ -1,40 +1,52 @@
 """Plugins on pluggy: which hooks a plugin implements, and calling them so that one that raises stops nobody."""
 
+import contextlib
 import functools
-import inspect
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pluggy
 
 from apt.console import output
 from apt.console.errors import BadInputError
+from apt.console.table import Table
+from apt.plugins import hookspecs
 from apt.plugins.base import Plugin
+from apt.plugins.core import HOOKS
 from apt.plugins.declare import Declarations
-from apt.plugins.hookspecs import PROJECT, HookSpecs, hookimpl
 
-#: Hooks that declare; they are called when the index is built, the others while commands run.
+PROJECT: Final = "apt_model"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+#: Hooks that declare; they are called in a plugin's trial, the others while commands run.
 DECLARING: Final = ("register_commands", "register_components")
 #: A hook that has raised so often is not called again in this process.
 FAILURES_ALLOWED: Final = 3
 
 
-def names() -> list[str]:
-    """Return the names of all hooks."""
-    return [name for name, value in vars(HookSpecs).items() if inspect.isfunction(value)]
-
-
 def manager() -> pluggy.PluginManager:
     """Return a plugin manager that knows the hooks and no plugin."""
+    for name in HOOKS:
+        hookspec(getattr(hookspecs.HookSpecs, name))
     made = pluggy.PluginManager(PROJECT)
-    made.add_hookspecs(HookSpecs)
+    made.add_hookspecs(hookspecs.HookSpecs)
     return made
 
 
 def implemented(plugin: Plugin) -> list[str]:
-    """Return the hooks that a plugin implements: methods of their names that it does not inherit from the base."""
-    own = type(plugin)
-    return [n for n in names() if callable(getattr(own, n, None)) and getattr(own, n) is not getattr(Plugin, n, None)]
+    """Return the hooks that a plugin implements: methods that it inherits neither from the base nor from a protocol."""
+    return [name for name in HOOKS if _written_in(type(plugin), name)]
+
+
+def _written_in(plugin_class: type, name: str) -> bool:
+    for each in plugin_class.__mro__:
+        if name in vars(each):
+            return each is not Plugin and each.__module__ != hookspecs.__name__ and callable(vars(each)[name])
+    return False
 
 
 class Bridge:
@@ -86,27 +98,63 @@ def register(plugin: Plugin, declarations: Declarations) -> list[str]:
     return implemented(plugin)
 
 
-class Guard:
-    """Wraps a plugin's hooks: an exception is told once, and after three the hook is not called again."""
+@dataclass(slots=True)
+class Account:
+    """What one plugin's hook has cost in this process."""
 
-    def __init__(self, plugin: str) -> None:
+    calls: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Accounts:
+    """Costs by plugin and hook."""
+
+    entries: dict[tuple[str, str], Account] = field(default_factory=dict)
+
+    def of(self, plugin: str, hook: str) -> Account:
+        """Return the account of one plugin's hook."""
+        return self.entries.setdefault((plugin, hook), Account())
+
+    def tables(self) -> list[Table]:
+        """Show the dearest first."""
+        dearest = sorted(self.entries.items(), key=lambda item: -item[1].seconds)
+        rows = [
+            (plugin, hook, str(a.calls), str(a.failures), f"{a.seconds * 1000:.2f}") for (plugin, hook), a in dearest
+        ]
+        return [Table("", ("plugin", "hook", "calls", "failures", "ms"), rows)]
+
+
+class Guard:
+    """Wraps a plugin's hooks: an exception is told once, and after three the hook is not called again.
+
+    What a hook prints goes to stderr: stdout is the command's. Its time is accounted.
+    """
+
+    def __init__(self, plugin: str, accounts: Accounts) -> None:
         self._plugin = plugin
-        self._failures: dict[str, int] = {}
+        self._accounts = accounts
 
     def __call__(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the guarded hook."""
+        account = self._accounts.of(self._plugin, name)
 
         @functools.wraps(method)  # pluggy reads the names of the arguments through it
         def guarded(*arguments: Any) -> Any:
-            failures = self._failures.get(name, 0)
-            if failures >= FAILURES_ALLOWED:
+            if account.failures >= FAILURES_ALLOWED:
                 return None
+            account.calls += 1
+            begun = time.perf_counter()
             try:
-                return method(*arguments)
+                with contextlib.redirect_stdout(sys.stderr):
+                    return method(*arguments)
             except (Exception, SystemExit) as error:
-                self._failures[name] = failures + 1
-                if not failures:
+                account.failures += 1
+                if account.failures == 1:
                     output.warn(f"hook {name} of plugin {self._plugin} failed: {type(error).__name__}: {error}")
                 return None
+            finally:
+                account.seconds += time.perf_counter() - begun
 
         return guarded

@@ -5,15 +5,19 @@ is called, and what goes wrong there is told and stays there.
 """
 
 import atexit
+import dataclasses
+import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from apt import events
 from apt.console import output
 from apt.console.errors import AptError, MissingDependencyError, UsageError
+from apt.console.table import Table
 from apt.plugins import index
 from apt.plugins.base import Plugin
-from apt.plugins.core import HOOKS
+from apt.plugins.core import EVENTS, HOOKS
 from apt.plugins.records import CommandRecord, ComponentRecord, IndexData, PluginList, PluginRecord
 from apt.registry import CORE_COMPONENTS, Component, Registry
 
@@ -27,15 +31,35 @@ class Host:
         self._failed: set[str] = set()
         self._manager: Any = None
         self._unsubscribe: Callable[[], None] = lambda: None
-        self._hooks = {h for p in data.plugins if p.status == "ready" for h in p.hooks}
+        self._accounts: Any = None
+        self._hooks = {h for p in data.plugins if p.usable for h in p.hooks}
+        #: What importing and setting up each foreign plugin took in this process.
+        self.import_seconds: dict[str, float] = {}
 
     def registry(self) -> Registry:
         """Return the components of the core and of every usable plugin; nothing is imported."""
-        from apt.plugins.declare import DROPINS, open_dropins
+        return Registry([*CORE_COMPONENTS, *map(self._component, self.data.components)])
 
-        if any(c.target.startswith(f"{DROPINS}.") for c in self.data.components):
-            open_dropins()
-        return Registry([*CORE_COMPONENTS, *map(_component, self.data.components)])
+    def _component(self, record: ComponentRecord) -> Component:
+        made = Component(record.kind, record.name, record.target, record.schema, record.summary, record.plugin)
+        if not self.data.plugin(record.plugin).foreign:
+            return made
+        return dataclasses.replace(made, admit=lambda: self._admitted(made))
+
+    def _admitted(self, component: Component) -> Component:
+        """Set the plugin of a component up, and return the component with the targets that the plugin registers.
+
+        :raises AptError: when the plugin is not usable or no longer registers the component.
+        """
+        from apt.plugins.declare import Declarations
+
+        plugin = self.activate(self.data.plugin(component.plugin))
+        declarations = Declarations()
+        plugin.register_components(declarations)
+        for each in declarations.components:
+            if (each["kind"], each["name"]) == (component.kind, component.name):
+                return dataclasses.replace(component, target=each["target"], schema=each["schema"], admit=None)
+        raise AptError(f"plugin {component.plugin} no longer registers the {component.kind} {component.name!r}")
 
     def listing(self) -> PluginList:
         """Return what ``plugin list`` shows."""
@@ -44,22 +68,42 @@ class Host:
     def activate(self, record: PluginRecord) -> Plugin:
         """Import a plugin, set it up and connect its hooks, once in a process.
 
-        :raises AptError: when the plugin is not ready.
+        A foreign one is let in only after its trial, and what it prints meanwhile is not shown.
+
+        :raises AptError: when the plugin is not usable.
         :raises Exception: whatever the plugin raises.
         """
         if record.name in self._active:
             return self._active[record.name]
-        require_ready(record)
-        from apt.plugins import declare, hooks
+        require_usable(record)
+        from apt.plugins import declare
 
-        plugin = declare.load_class(record.target)()
-        plugin.setup()
+        if not record.foreign:
+            plugin = declare.load_class(record.target)()
+            plugin.setup()
+        else:
+            from apt.plugins import trust
+
+            trust.admit(record)
+            begun = time.perf_counter()
+            with output.silenced():
+                plugin = declare.load_class(record.target)()
+                plugin.setup()
+            self.import_seconds[record.name] = time.perf_counter() - begun
         self._active[record.name] = plugin
-        if set(record.hooks) - set(hooks.DECLARING):
-            if self._manager is None:
-                self._manager = hooks.manager()
-            self._manager.register(hooks.Bridge(plugin, hooks.Guard(record.name)), record.name)
+        self._connect(record.name, plugin)
         return plugin
+
+    def _connect(self, name: str, plugin: Plugin) -> None:
+        """Have a plugin's hooks called; pluggy is imported for the first that has any."""
+        if not any(getattr(type(plugin), hook, None) is not getattr(Plugin, hook, None) for hook in EVENTS):
+            return
+        from apt.plugins import hooks
+
+        if self._manager is None:
+            self._manager = hooks.manager()
+            self._accounts = hooks.Accounts()
+        self._manager.register(hooks.Bridge(plugin, hooks.Guard(name, self._accounts)), name)
 
     def fire(self, hook: str, **facts: Any) -> list[Any]:
         """Call a hook of every usable plugin that implements it and return what they return.
@@ -74,7 +118,7 @@ class Host:
                 raise UsageError(f"no hook is called {hook!r}")
             return []
         for record in self.data.plugins:
-            if record.status == "ready" and hook in record.hooks and record.name not in self._failed:
+            if record.usable and hook in record.hooks and record.name not in self._failed:
                 self._try_activate(record)
         if self._manager is None:
             return []
@@ -85,22 +129,35 @@ class Host:
             self.activate(record)
         except (Exception, SystemExit) as error:
             self._failed.add(record.name)
-            output.warn(f"plugin {record.name} could not be loaded: {type(error).__name__}: {error}")
+            told = str(error) if isinstance(error, AptError) else f"{type(error).__name__}: {error}"
+            output.warn(f"plugin {record.name} could not be loaded: {told}")
 
-    def callable_of(self, command: CommandRecord) -> Callable[..., Any]:
-        """Return the callable that a plugin itself registers for a command; the plugin is set up.
+    def target_of(self, command: CommandRecord) -> str | Callable[..., Any]:
+        """Return what a command is: its target string, or the callable that a plugin registers for it.
 
-        :raises AptError: when the plugin is not ready or no longer registers the command.
+        The plugin is set up. Of a foreign one counts what it registers now, not what its manifest said.
+
+        :raises AptError: when the plugin is not usable or no longer registers the command.
         """
+        if not command.plugin:
+            return command.target
+        record = self.data.plugin(command.plugin)
+        plugin = self.activate(record)
+        if command.target and not record.foreign:
+            return command.target
         from apt.plugins.declare import Declarations
 
-        plugin = self.activate(self.data.plugin(command.plugin))
         declarations = Declarations()
         plugin.register_commands(declarations)
-        target, _ = declarations.commands.get(command.name, ("", ""))
-        if not callable(target):
-            raise AptError(f"plugin {command.plugin} registers no callable for {command.name!r}")
-        return target
+        if command.name not in declarations.commands:
+            raise AptError(f"plugin {command.plugin} does not register the command {command.name!r}")
+        return declarations.commands[command.name][0]
+
+    def hook_costs(self) -> list[Table]:
+        """Return what the hooks of plugins and importing foreign ones have cost so far in this process."""
+        rows = [(name, f"{seconds * 1000:.2f}") for name, seconds in self.import_seconds.items()]
+        imports = [Table("", ("plugin", "import and setup, ms"), rows)] if rows else []
+        return [*imports, *(self._accounts.tables() if self._accounts is not None else [])]
 
     def listen(self) -> None:
         """Hand the events of the lower rooms to the hooks, and tear the plugins down when the process ends."""
@@ -119,23 +176,21 @@ class Host:
                 output.warn(f"teardown of plugin {name} failed: {type(error).__name__}: {error}")
 
 
-def require_ready(record: PluginRecord) -> None:
-    """Refuse a plugin that is not ready.
+def require_usable(record: PluginRecord) -> None:
+    """Refuse a plugin that is not usable.
 
     :raises AptError: with the reason and the command that mends it.
     """
-    if record.status == "ready":
+    if record.usable:
         return
     hint = f"mend it with: {record.mend}"
     if record.status == "incomplete":
         raise MissingDependencyError(f"plugin {record.name} {record.reason}", hint=hint)
     if record.status == "disabled":
-        raise UsageError(f"plugin {record.name} is disabled", hint=hint)
+        raise UsageError(f"plugin {record.name} is {record.reason}", hint=hint)
+    if record.status == "quarantined":
+        raise AptError(f"plugin {record.name} is in quarantine: {record.reason}", hint=hint)
     raise AptError(f"plugin {record.name} cannot be loaded: {record.reason}", hint=hint)
-
-
-def _component(record: ComponentRecord) -> Component:
-    return Component(record.kind, record.name, record.target, record.schema, record.summary, record.plugin)
 
 
 def load() -> IndexData:
@@ -151,6 +206,26 @@ def load() -> IndexData:
     return build.build()
 
 
+def safe_mode() -> bool:
+    """Whether plugins of others are left out in this process: ``apt_model --safe-mode …`` or ``APT_SAFE_MODE=1``."""
+    return bool(os.environ.get("APT_SAFE_MODE"))
+
+
+def without_foreign(data: IndexData) -> IndexData:
+    """Return the records with every foreign plugin left out of use."""
+    left_out: dict[str, Any] = {
+        "status": "disabled",
+        "reason": "left out in safe mode",
+        "mend": "the same command without --safe-mode and APT_SAFE_MODE",
+    }
+    foreign = {p.name for p in data.plugins if p.foreign}
+    return dataclasses.replace(
+        data,
+        plugins=tuple(dataclasses.replace(p, **left_out) if p.foreign and p.usable else p for p in data.plugins),
+        components=tuple(c for c in data.components if c.plugin not in foreign),
+    )
+
+
 _host: tuple[str, Host] | None = None
 
 
@@ -159,7 +234,8 @@ def current() -> Host:
     global _host
     if _host is None or _host[0] != index.home():
         refresh()
-        _host = (index.home(), Host(load()))
+        data = load()
+        _host = (index.home(), Host(without_foreign(data) if safe_mode() else data))
         _host[1].listen()
     return _host[1]
 

@@ -1,9 +1,10 @@
 """The cached index of what is installed: what the fast path reads.
 
-One file per environment and home in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and ``plugin
-list`` ready to print, the records of plugins, commands and components as JSON, and a stamp of every file and
-directory that they were derived from. A reader compares the stamps (one ``stat`` each) and takes the file only when
-all agree; whoever finds it stale, damaged or absent builds it anew and replaces it atomically, without a word.
+One file per environment, home and language in ``$XDG_CACHE_HOME/apt_model``. It holds the texts of ``--help`` and
+``plugin list`` ready to print, the records of plugins, commands and components as JSON, and the seal of every file and
+directory that they were derived from. A reader takes one ``stat`` of each and reads its section only when the seal
+agrees; whoever finds the index stale, damaged or absent builds it anew and replaces it atomically, without a word.
+Sections have a checksum each, so that nobody reads what he does not need.
 
 This module is imported on every start: it uses nothing beyond ``os``, ``sys`` and ``zlib``.
 """
@@ -12,11 +13,19 @@ import os
 import sys
 import zlib
 
+from apt import language
 from apt_model import __version__
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself would cost more than all of this file
+    from collections.abc import Iterable
+    from io import FileIO
+
 #: Change with the layout of the file or of the records in it.
-FORMAT = "2"
+FORMAT = "3"
 _MAGIC = b"apt-index " + FORMAT.encode() + b" "
+#: Room for the table of sections at the beginning of the file.
+_HEAD_BYTES = 1024
 _KEEP_SECONDS = 30 * 86400
 
 #: The directory that holds the packages ``apt`` and ``apt_model``.
@@ -49,28 +58,67 @@ def search_path() -> list[str]:
     return [entry for entry in entries if entry and entry != own]
 
 
-def stamp(path: str) -> str:
-    """Return what changes when a file or directory changes; ``"-"`` when there is none.
+def stamp(path: str) -> int:
+    """Return what changes when a file or directory changes; 0 when there is none.
 
-    A path that ends in ``/`` stands for the names in that directory, bytecode caches left out: Python writes those
-    by itself.
+    The change time of an inode covers its content, mode and owner; the inode, a file that was put in its place. A
+    path that ends in ``/`` stands for the names in that directory, bytecode caches left out: Python writes those by
+    itself; one that ends in ``/.`` for who may write there. Tuples of numbers hash alike in every process of one
+    Python.
     """
     try:
+        if path.endswith("/."):
+            s = os.stat(path)
+            return hash((s.st_mode, s.st_uid, s.st_gid))
         if path.endswith("/"):
-            return " ".join(sorted(n for n in os.listdir(path) if n != "__pycache__" and not n.startswith(".")))
+            names = sorted(n for n in os.listdir(path) if n != "__pycache__" and not n.startswith("."))
+            return zlib.crc32(_encode("/".join(names)))
         s = os.stat(path)
     except OSError:
-        return "-"
-    return f"{s.st_mtime_ns}.{s.st_ctime_ns}.{s.st_size}.{s.st_ino}.{s.st_mode}.{s.st_uid}"
+        return 0
+    return hash((s.st_ctime_ns, s.st_mtime_ns, s.st_ino, s.st_size))
+
+
+def _seal(paths: list[str]) -> int:
+    """Return one number for the stamps of all paths: that of :func:`stamp`, in a loop that a start can afford."""
+    stat, sealed = os.stat, 0
+    for path in paths:
+        if path[-1] in "/.":
+            sealed = hash((sealed, stamp(path)))
+            continue
+        try:
+            s = stat(path)
+        except OSError:
+            sealed = hash((sealed, 0))
+        else:
+            sealed = hash((sealed, hash((s.st_ctime_ns, s.st_mtime_ns, s.st_ino, s.st_size))))
+    return sealed
+
+
+def _seal_of(stamps: "Iterable[int]") -> int:
+    """Return the number of stamps that were taken before; :func:`_seal` of their paths while nothing changes."""
+    sealed = 0
+    for each in stamps:
+        sealed = hash((sealed, each))
+    return sealed
+
+
+def environment() -> str:
+    """Return what tells one installation of the package and its Python from another."""
+    return "\0".join([__version__, str(sys.hexversion), sys.prefix, ROOT])
 
 
 def _identity() -> str:
-    return "\0".join([__version__, str(sys.hexversion), sys.prefix, ROOT, home(), *search_path()])
+    return "\0".join([environment(), language(), home(), *search_path()])
 
 
 def _file() -> str:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "apt_model", f"index-{zlib.crc32(_encode(_identity())):08x}")
+    return os.path.join(cache_directory(), f"index-{zlib.crc32(_encode(_identity())):08x}")
+
+
+def cache_directory() -> str:
+    """Return where the index and the verdicts on plugins are kept."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "apt_model")
 
 
 def _encode(text: str) -> bytes:
@@ -83,58 +131,72 @@ def _decode(data: bytes) -> str:
 
 def ready_text(section: str) -> str | None:
     """Return a section of the index (``help``, ``list``, ``list-json``, ``data``); ``None`` when it is not current."""
-    return _read(section, current=True)
+    data = ready_bytes(section)
+    return None if data is None else _decode(data)
 
 
-def stale_text(section: str) -> str | None:
-    """Return a section of the index even when something has changed since; for what carries its own stamps."""
-    return _read(section, current=False)
-
-
-def _read(section: str, *, current: bool) -> str | None:
+def ready_bytes(wanted: str) -> bytes | None:
+    """Return a section as it is in the file, in UTF-8: for what is only handed on."""
     if os.environ.get("APT_NO_CACHE"):
         return None
     try:
-        with open(_file(), "rb") as file:
-            return _section(file.read(), section, current)
+        with open(_file(), "rb", buffering=0) as file:
+            head = file.read(_HEAD_BYTES)
+            table = _table(head)
+            if table is None or wanted not in table or _section(file, table, "identity") != _encode(_identity()):
+                return None
+            sealed, *paths = _decode(_section(file, table, "stamps")).split("\0")
+            if sealed != str(_seal(paths)):
+                return None
+            return _section(file, table, wanted)
     except (OSError, ValueError):
         return None
 
 
-def _section(data: bytes, wanted: str, current: bool) -> str | None:
-    """Take a section out of the file's bytes.
+def _table(head: bytes) -> dict[str, tuple[int, int, int]] | None:
+    """Read the first line: offset, length and checksum of each section by its name; ``None`` when it is no index."""
+    line, newline, _ = head.partition(b"\n")
+    magic, text, checksum = line[: len(_MAGIC)], line[len(_MAGIC) : -9], line[-8:]
+    if not newline or magic != _MAGIC or f"{zlib.crc32(text):08x}".encode() != checksum:
+        return None
+    table = {}
+    for field in text.decode().split():
+        name, offset, length, sum_ = field.split("=")
+        table[name] = int(offset), int(length), int(sum_)
+    return table
 
-    :raises ValueError: when they are not an index.
+
+def _section(file: "FileIO", table: dict[str, tuple[int, int, int]], name: str) -> bytes:
+    """Read one section.
+
+    :raises ValueError: when its bytes are not those that were written.
     """
-    first, _, body = data.partition(b"\n")
-    if not first.startswith(_MAGIC) or int(first[len(_MAGIC) :], 16) != zlib.crc32(body):
-        return None
-    head, _, rest = body.partition(b"\n")
-    sections = {}
-    for field in head.decode().split():
-        name, _, length = field.partition("=")
-        sections[name], rest = rest[: int(length)], rest[int(length) :]
-    if wanted not in sections or _decode(sections["identity"]) != _identity():
-        return None
-    pairs = _decode(sections["stamps"]).split("\0")
-    if current and any(stamp(pairs[i]) != pairs[i + 1] for i in range(0, len(pairs) - 1, 2)):
-        return None
-    return _decode(sections[wanted])
+    offset, length, checksum = table[name]
+    file.seek(_HEAD_BYTES + offset)
+    data = file.read(length)
+    if len(data) != length or zlib.crc32(data) != checksum:
+        raise ValueError(name)
+    return data
 
 
-def write(stamps: dict[str, str], sections: dict[str, str]) -> None:
+def write(stamps: dict[str, int], sections: dict[str, str]) -> None:
     """Write the index; a cache that cannot be written is done without."""
     if os.environ.get("APT_NO_CACHE"):
         return
-    flat = "\0".join(part for pair in stamps.items() for part in pair)
-    encoded = {name: _encode(text) for name, text in {"identity": _identity(), "stamps": flat, **sections}.items()}
-    head = " ".join(f"{name}={len(text)}" for name, text in encoded.items())
-    body = head.encode() + b"\n" + b"".join(encoded.values())
+    sealed = "\0".join([str(_seal_of(stamps.values())), *stamps])
+    texts = {"identity": _identity(), "stamps": sealed, **sections}
+    encoded = {name: _encode(text) for name, text in texts.items()}
+    fields, offset = [], 0
+    for name, text in encoded.items():
+        fields.append(f"{name}={offset}={len(text)}={zlib.crc32(text)}")
+        offset += len(text)
+    table = " ".join(fields).encode()
+    head = _MAGIC + table + b" " + f"{zlib.crc32(table):08x}".encode() + b"\n"
     path = _file()
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         _sweep(os.path.dirname(path))
-        replace_file(path, _MAGIC + f"{zlib.crc32(body):08x}\n".encode() + body)
+        replace_file(path, head.ljust(_HEAD_BYTES) + b"".join(encoded.values()))
     except OSError:
         return
 

@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from apt.console.errors import NotFoundError
 from apt.console.table import Table
+from apt.console.units import format_bytes
 from apt.registry import did_you_mean
 
-#: ``ready`` to use; ``disabled`` by the user; ``incomplete``: something it needs is missing; ``broken``: cannot load.
-Status = Literal["ready", "disabled", "incomplete", "broken"]
+#: ``ready`` to use; ``untried``: foreign code that is tried in a child process when it is first used; ``disabled`` by
+#: the user; ``incomplete``: something it needs is missing; ``broken``: what it says of itself cannot be taken;
+#: ``quarantined``: its trial failed, and it is not used until its files change.
+Status = Literal["ready", "untried", "disabled", "incomplete", "broken", "quarantined"]
+USABLE: Final = ("ready", "untried")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class CommandRecord:
     :param target: ``"package.module:attribute"``; ``""`` for a callable that the plugin itself registers.
     :param plugin: canonical name; ``""`` for the core.
     :param section: heading in ``--help``.
+    :param options: of a foreign command, as its manifest lists them for completion: ``--name=`` takes a value.
     """
 
     name: str
@@ -27,6 +32,7 @@ class CommandRecord:
     help: str
     plugin: str = ""
     section: str = "Plugins"
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class PluginRecord:
     :param folder: name of its folder or file, which is accepted as a name of it.
     :param target: ``"module:Class"``; the class may be left out where it is not known.
     :param location: file or directory, or the distribution that brings it.
+    :param root: file or directory of a foreign plugin's code; ``sha256`` of it, over names and contents.
+    :param import_seconds: what importing it cost in its trial, ``import_bytes`` in memory; ``None`` when not tried.
     :param missing: requirements that are not installed, and plugins that it requires.
     :param reason: why it is not ready; ``mend``: the command that changes that.
     """
@@ -71,13 +79,39 @@ class PluginRecord:
     conflicts: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
+    root: str = ""
+    sha256: str = ""
+    import_seconds: float | None = None
+    import_bytes: int | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether its commands run, its hooks are called and its components are found."""
+        return self.status in USABLE
+
+    @property
+    def foreign(self) -> bool:
+        """Whether others than this package wrote it."""
+        return not self.source.startswith("built-in")
+
+    @property
+    def distribution(self) -> str:
+        """Name of the distribution that brings it; ``""`` for a built-in one or a drop-in."""
+        return self.location.removeprefix("distribution ") if self.source == "entry point" else ""
+
+    @property
+    def cost(self) -> str:
+        """What importing it cost in its trial, for people; ``"-"`` when it was not tried."""
+        if self.import_seconds is None or self.import_bytes is None:
+            return "-"
+        return f"{self.import_seconds * 1000:.0f} ms, {format_bytes(self.import_bytes)}"
 
     def tables(self) -> list[Table]:
         """Show every field that says something."""
         rows = []
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            text = ", ".join(value) if isinstance(value, tuple) else str(value)
+            text = ", ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
             if text:
                 rows.append((each.name.replace("_", " "), text))
         return [Table("", ("field", "value"), rows)]
@@ -92,9 +126,9 @@ class PluginList:
 
     def tables(self) -> list[Table]:
         """One line a plugin, and below it what is wrong with those that are not ready."""
-        rows = [(p.name, ", ".join(p.commands), p.version, p.source, p.status) for p in self.plugins]
-        tables = [Table("", ("plugin", "command", "version", "source", "status"), rows)]
-        wrong = [(p.name, p.reason, p.mend) for p in self.plugins if p.status != "ready"]
+        rows = [(p.name, ", ".join(p.commands), p.version, p.source, p.status, p.cost) for p in self.plugins]
+        tables = [Table("", ("plugin", "command", "version", "source", "status", "cost of its import"), rows)]
+        wrong = [(p.name, p.reason, p.mend) for p in self.plugins if not p.usable]
         if wrong:
             tables.append(Table("", ("plugin", "why it is not ready", "mend it with"), wrong))
         return tables
@@ -107,8 +141,6 @@ class IndexData:
     plugins: tuple[PluginRecord, ...]
     commands: tuple[CommandRecord, ...]
     components: tuple[ComponentRecord, ...]
-    #: What importing foreign plugin files declared, by file: kept so that an unchanged file is not tried again.
-    trials: dict[str, Any] = field(default_factory=dict)
 
     def plugin(self, name: str) -> PluginRecord:
         """Find a plugin by its canonical name, its command's or its folder's.
@@ -140,9 +172,8 @@ class IndexData:
         data = json.loads(text)
         return cls(
             plugins=tuple(PluginRecord(**{k: _frozen(v) for k, v in p.items()}) for p in data["plugins"]),
-            commands=tuple(CommandRecord(**c) for c in data["commands"]),
+            commands=tuple(CommandRecord(**{k: _frozen(v) for k, v in c.items()}) for c in data["commands"]),
             components=tuple(ComponentRecord(**c) for c in data["components"]),
-            trials=data["trials"],
         )
 
 

@@ -1,20 +1,23 @@
 """Importing a foreign plugin for the first time, in a child process: what it does there, it does to nobody.
 
-A plugin that raises, exits, crashes or hangs yields a reason; its prints go nowhere.
+A plugin that raises, exits, crashes or hangs yields a verdict with the reason; its prints go nowhere.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from typing import Any, Final
 
 from apt.console.errors import BadInputError
-from apt.plugins.declare import describe
+from apt.plugins.verdicts import Seal, Verdict
 
-#: Longest import that is waited for. A plugin that imports torch at its top takes some seconds on a busy machine.
-SECONDS: Final = 30
+#: Longest trial that is waited for, from the start of the child to its answer.
+SECONDS: Final = 5.0
 
 _CHILD: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -24,13 +27,27 @@ _CHILD: Final = (
 
 def child(target: str, descriptor: int) -> None:
     """Describe a plugin and write the answer to a file; runs in the child process."""
+    from apt.plugins import declare, hooks  # noqa: F401 - what a host has loaded anyway is not the plugin's cost
+
     answer: dict[str, Any]
+    before, begun = _resident_bytes(), time.perf_counter()
     try:
-        answer = {"declared": describe(target)}
+        plugin_class = declare.load_class(target)
+        seconds, taken = time.perf_counter() - begun, _resident_bytes() - before
+        declared = declare.describe(plugin_class)
+        answer = {"declared": declared, "import_seconds": seconds, "import_bytes": max(0, taken)}
     except BaseException as error:  # SystemExit too: this process exists to catch it
-        answer = {"error": one_line(error)}
+        answer = {"reason": one_line(error)}
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(answer, file)
+        file.flush()
+        os._exit(0)  # threads and exit handlers of the plugin are not waited for
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def one_line(error: BaseException) -> str:
@@ -41,30 +58,33 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def describe_in_child(target: str) -> dict[str, Any]:
-    """Return what a foreign plugin declares.
+def attempt(target: str, seal: Seal, *, seconds: float = SECONDS) -> Verdict:
+    """Try a foreign plugin in a child process.
 
-    :raises BadInputError: with the reason, when it cannot be loaded.
+    :param target: ``"module:Class"``; the class may be left out.
+    :param seal: of the files that are tried.
     """
-    with tempfile.TemporaryFile() as answer_file:
-        code = _run(target, answer_file.fileno())
+    with tempfile.TemporaryFile() as answer_file, tempfile.TemporaryDirectory() as directory:
+        code = _run(target, answer_file.fileno(), directory, seconds)
         answer_file.seek(0)
         received = answer_file.read()
+    if code is None:
+        return Verdict(seal, f"importing it took longer than {seconds:g} s")
     try:
         answer = json.loads(received)
-    except ValueError:
-        raise BadInputError(f"importing it ended the process with code {code}") from None
-    if "error" in answer:
-        raise BadInputError(answer["error"])
-    declared: dict[str, Any] = answer["declared"]
-    return declared
+        if "reason" in answer:
+            return Verdict(seal, str(answer["reason"]))
+        return Verdict(seal, "", answer["declared"], float(answer["import_seconds"]), int(answer["import_bytes"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Verdict(seal, f"importing it ended the process with code {code}")
 
 
-def _run(target: str, descriptor: int) -> int:
-    """Run the child until it ends and return its exit code; :raises BadInputError: when it does not end in time."""
+def _run(target: str, descriptor: int, directory: str, seconds: float) -> int | None:
+    """Run the child until it ends and return its exit code; ``None`` when it had to be killed."""
     command = [sys.executable, "-P", "-c", _CHILD, json.dumps([p for p in sys.path if p]), target, str(descriptor)]
     process = subprocess.Popen(
         command,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -72,10 +92,11 @@ def _run(target: str, descriptor: int) -> int:
         start_new_session=True,
     )
     try:
-        return process.wait(SECONDS)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        raise BadInputError(f"importing it took longer than {SECONDS} s") from None
+        return None
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        # The whole group: what the plugin started does not outlive its trial.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

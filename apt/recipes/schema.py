@@ -13,8 +13,21 @@ from apt.recipes.document import Document, Location, read, scalar
 from apt.recipes.references import ReferenceFault
 from apt.registry import did_you_mean
 
-_RECIPE_KEYS: Final = ("title", "description", "inputs", "steps")
-_STEP_KEYS: Final = ("name", "operation", "with", "when", "expect")
+#: Keys of a recipe and what they hold; the first word is the type.
+RECIPE_KEYS: Final = {
+    "title": "text; the file's name when absent",
+    "description": "text; what the recipe is for",
+    "inputs": "mapping of names to defaults: text, a number, true or false; without a value: given by --set",
+    "steps": "list of steps, one at least; run in this order",
+}
+#: Keys of a step.
+STEP_KEYS: Final = {
+    "name": "text of small letters, digits, _ and -; what later steps call its result; required",
+    "operation": "text; the name of a component of kind operation; required",
+    "with": "mapping of the operation's options; strings may hold references",
+    "when": "text; a condition on the inputs, such as '${inputs.text} == self'; else the step is left out",
+    "expect": "list of conditions on the result, such as 'perplexity.value <= 10'; one that fails ends the run with 10",
+}
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _NAME_HINT: Final = "small letters, digits, _ and -"
 
@@ -70,7 +83,7 @@ def read_recipe(path: Path, settings: Mapping[str, str] | None = None) -> Recipe
     if not isinstance(document.value, dict):
         document.problem((), "a recipe is a mapping with the key 'steps'")
         return recipe
-    document.check_keys((), document.value, _RECIPE_KEYS, "the recipe")
+    document.check_keys((), document.value, RECIPE_KEYS, "the recipe")
     recipe.title = _text(document, "title") or path.stem
     recipe.description = _text(document, "description")
     recipe.inputs = _inputs(document)
@@ -132,7 +145,7 @@ def _step(document: Document, location: Location, raw: Any) -> Step | None:
         document.problem(location, "a step is a mapping with the keys 'name' and 'operation'")
         return None
     name, operation = raw.get("name"), raw.get("operation")
-    document.check_keys(location, raw, _STEP_KEYS, f"step {name!r}" if isinstance(name, str) else "a step")
+    document.check_keys(location, raw, STEP_KEYS, f"step {name!r}" if isinstance(name, str) else "a step")
     if not isinstance(name, str):
         document.problem((*location, "name"), "a step needs a name")
         return None

@@ -12,7 +12,7 @@ from apt.checkpoint.atomic import atomic_file
 from apt.console.output import to_json
 from apt.console.table import Table
 from apt.console.units import format_bytes
-from apt.options import Options, OutputPath
+from apt.options import Options, OutputPath, Overwrite
 from apt.report import page
 from apt.report.charts import Chart
 from apt.report.numbers import figure
@@ -37,29 +37,31 @@ _FORMAT: Final = 1
 class ReportOptions(Options):
     """What to tell, and where to write it."""
 
-    html: OutputPath
-    #: The same figures as JSON: states, checks, charts, and every step's result.
-    data: OutputPath
-    #: ``{model}`` in it stands for the model's name.
-    title: str
-    #: What was worked on: a reference, of which a path shows only its last part.
-    model: str = ""
-    comparison: Comparison
-    #: Where the rows come from, when the comparison read them from a file.
-    text: Text | None = None
-    pruning: Pruning | None = None
-    distillation: Distillation | None = None
-    exports: tuple[Export, ...] = ()
-    verifications: tuple[Verification, ...] = ()
-    #: Backups in order, each with what was new in it against the one before.
-    backups: tuple[StoredVersion, ...] = ()
-    #: The restored model against the one that was backed up.
-    restored: Difference | None = None
-    #: Most that the last model's perplexity may be, as a multiple of the parent's.
-    max_perplexity_ratio: float = Field(default=1.3, gt=0)
-    #: Whole results to keep in the JSON file, by step.
-    results: dict[str, Any] = Field(default_factory=dict)
-    overwrite: bool = False
+    html: OutputPath = Field(description="The page.")
+    data: OutputPath = Field(description="The same figures as JSON: states, checks, charts, and every step's result.")
+    title: str = Field(description="Title of the page; {model} in it stands for the model's name.")
+    model: str = Field(
+        default="", description="What was worked on: a reference, of which a path shows only its last part."
+    )
+    comparison: Comparison = Field(description="The result of compare; the first model is the parent.")
+    text: Text | None = Field(
+        default=None, description="Where the rows come from, when the comparison read them from a file."
+    )
+    pruning: Pruning | None = Field(default=None, description="The result of prune.")
+    distillation: Distillation | None = Field(default=None, description="The result of distill.")
+    exports: tuple[Export, ...] = Field(default=(), description="Results of export-gguf.")
+    verifications: tuple[Verification, ...] = Field(default=(), description="Results of verify-gguf.")
+    backups: tuple[StoredVersion, ...] = Field(
+        default=(), description="Backups in order, each with what was new in it against the one before."
+    )
+    restored: Difference | None = Field(
+        default=None, description="The restored model against the one that was backed up."
+    )
+    max_perplexity_ratio: float = Field(
+        default=1.3, gt=0, description="Most that the last model's perplexity may be, as a multiple of the parent's."
+    )
+    results: dict[str, Any] = Field(default_factory=dict, description="Whole results to keep in data, by step.")
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,28 +22,27 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class TrainSection(BaseModel):
-    """The ``train`` section.
-
-    :param steps: optimizer steps.
-    :param batch_rows: rows of one micro-batch; a step sees ``batch_rows * grad_accum`` rows.
-    :param eval_every: steps between evaluations; the run's state is saved at each.
-    :param eval_rows: rows taken from the training rows to choose the best checkpoint by.
-    :param precision: dtype of matrix products; ``auto`` is bf16 where the machine multiplies it natively.
-    """
+    """The ``train`` section."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    loss: SerializeAsAny[Section] = CrossEntropyOptions()
-    optimizer: SerializeAsAny[Section] = AdamWOptions()
-    scheduler: SerializeAsAny[Section] = CosineOptions()
-    steps: int = Field(ge=1)
-    batch_rows: int = Field(default=8, ge=1)
-    grad_accum: int = Field(default=1, ge=1)
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
-    eval_every: int = Field(default=50, ge=1)
-    eval_rows: int = Field(default=16, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    precision: Precision = "auto"
+    loss: SerializeAsAny[Section] = Field(default=CrossEntropyOptions(), description="A component of kind loss.")
+    optimizer: SerializeAsAny[Section] = Field(default=AdamWOptions(), description="A component of kind optimizer.")
+    scheduler: SerializeAsAny[Section] = Field(default=CosineOptions(), description="A component of kind scheduler.")
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    batch_rows: int = Field(
+        default=8, ge=1, description="Rows of one micro-batch; a step sees batch_rows x grad_accum rows."
+    )
+    grad_accum: int = Field(default=1, ge=1, description="Micro-batches a step.")
+    max_grad_norm: float = Field(default=1.0, gt=0.0, description="Longer gradients are cut to this norm.")
+    eval_every: int = Field(
+        default=50, ge=1, description="Steps between evaluations; the run's state is saved at each."
+    )
+    eval_rows: int = Field(default=16, ge=1, description="Training rows that the best checkpoint is chosen by.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Order of the rows, and every other random choice.")
+    precision: Precision = Field(
+        default="auto", description="Of matrix products; auto is bf16 where the machine multiplies it natively."
+    )
 
 
 class TrainConfig(BaseModel):
@@ -92,7 +91,8 @@ def _parse_section(path: str, value: Any, kind: str, registry: Registry) -> Any:
         component = registry.get(kind, value["name"])
     except NotFoundError as error:
         raise UsageError(f"{path}.name: {error.message}", hint=error.hint) from None
-    return _validate(component.load_schema(), dict(value), path)
+    component = component.admitted()
+    return _validate(component.load_schema() if component.schema else Section, dict(value), path)
 
 
 def _validate(schema: type[BaseModel], values: Mapping[str, Any], path: str) -> Any:

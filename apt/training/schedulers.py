@@ -3,35 +3,38 @@ than the step.
 """
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from apt.training.sections import Section
 
+_WARMUP: Final = "Share of the run in which the rate rises linearly from 0 to its peak."
+_FINAL: Final = "The rate at the end, as a share of its peak."
+
 
 class CosineOptions(Section):
     """Options of ``cosine``; shares are of the whole run."""
 
-    name: Literal["cosine"] = "cosine"
-    warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0)
-    final_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    name: Literal["cosine"] = Field(default="cosine", description="The component.")
+    warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0, description=_WARMUP)
+    final_share: float = Field(default=0.0, ge=0.0, le=1.0, description=_FINAL)
 
 
 class LinearOptions(Section):
     """Options of ``linear``: warm-up, a constant stretch, then linear decay over the last ``decay_share``."""
 
-    name: Literal["linear"] = "linear"
-    warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0)
-    decay_share: float = Field(default=1.0, gt=0.0, le=1.0)
-    final_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    name: Literal["linear"] = Field(default="linear", description="The component.")
+    warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0, description=_WARMUP)
+    decay_share: float = Field(default=1.0, gt=0.0, le=1.0, description="Share of the run that the decay takes.")
+    final_share: float = Field(default=0.0, ge=0.0, le=1.0, description=_FINAL)
 
 
 class ConstantOptions(Section):
     """Options of ``constant``."""
 
-    name: Literal["constant"] = "constant"
-    warmup_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    name: Literal["constant"] = Field(default="constant", description="The component.")
+    warmup_share: float = Field(default=0.0, ge=0.0, lt=1.0, description=_WARMUP)
 
 
 def _warmup(step: int, total: int, share: float) -> float:

@@ -74,10 +74,10 @@ from apt.plugins.base import Plugin
 class Made(Plugin):
     name = "{0}"
     version = "1"
-    def model_information(self, path):
+    def information(self, model):
         return {1}
 """
-    (apt_home / "plugins" / "tells.py").write_text(source.format("tells", "{'owner': f'小王 of {path.name}'}"))
+    (apt_home / "plugins" / "tells.py").write_text(source.format("tells", "{'owner': f'小王 of {model.name}'}"))
     (apt_home / "plugins" / "wrong.py").write_text(source.format("wrong", "3"))
     (apt_home / "plugins" / "raises.py").write_text(source.format("raises", "1 / 0"))
     ran = cli("info", llama_dir, "--json")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-READY = [["--version"], ["--help"], ["plugin", "list"], ["plugin", "list", "--json"]]
+READY = [
+    ["--version"],
+    ["--help"],
+    ["plugin", "list"],
+    ["plugin", "list", "--json"],
+    ["__complete", "zsh", "1", "info", ""],
+    ["__complete", "bash", " :=", "apt_model prune tiny --strategy=s", ""],
+]
 
 
 def run(*words: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

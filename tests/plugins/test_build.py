@@ -1,13 +1,15 @@
-"""Judging plugins: each by itself, with the reason and the command that mends it."""
+"""Judging plugins without importing them: each by itself, with the reason and the command that mends it."""
 
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from apt.console.errors import NotFoundError
-from apt.plugins import build, trial
+from apt.plugins import build, trust
 from apt.plugins.records import IndexData, PluginRecord
 
 Dropin = Callable[[str, str], Path]
@@ -28,59 +30,55 @@ def test_published_plugin_file_is_ready(dropin: Dropin, published: str) -> None:
         "someone",
         "what it does",
     )
-    assert record.status == "ready"
-    assert record.commands == ("my-command",)
+    assert (record.status, record.commands, record.hooks) == ("untried", ("my-command",), ("register_commands",))
     assert record.required_dependencies == ("torch",)
+    assert trust.attempt(record).reason == ""
+    tried = one(build.build(), "mine")
+    assert tried.status == "ready"
+    assert tried.import_seconds is not None and tried.import_seconds > 0
+    assert tried.sha256 == hashlib.sha256(published.encode()).hexdigest()
 
 
-BROKEN = {
-    "raises": ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
-    "exits": ("import sys; sys.exit(0)", "SystemExit: 0"),
-    "crashes": ("import os; os._exit(0)", "importing it ended the process with code 0"),
-    "segfaults": ("import ctypes; ctypes.string_at(0)", "importing it ended the process with code -11"),
-    "imports": ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_plugin_that_cannot_be_imported_is_listed_with_the_reason(
-    name: str, dropin: Dropin, plugin_source: Source
-) -> None:
-    top, reason = BROKEN[name]
-    dropin("bad.py", plugin_source("bad", top=top))
-    dropin("good.py", plugin_source("good"))
+def test_nothing_is_imported_to_know_what_is_there(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    trace = tmp_path / "imported"
+    body = "    def after_operation(self, operation): ...\n"
+    body += "    def register_components(self, r):\n        r.add_component('loss', 'mean', mean, summary='s')"
+    dropin("one.py", plugin_source("one", top=f"open({str(trace)!r}, 'w')\ndef mean(x): ...", body=body))
     data = build.build()
-    record = one(data, "bad")
-    assert (record.name, record.version, record.status, record.reason) == ("bad", "1.2", "broken", reason)
-    assert record.mend == "apt_model plugin disable bad"
-    assert record.commands == ("bad-command",)
-    assert one(data, "good").status == "ready"
+    record = one(data, "one")
+    assert record.hooks == ("after_operation", "register_commands", "register_components")
+    assert record.target == "apt_dropins.one:Made"
+    (mean,) = (c for c in data.components if c.name == "mean")
+    assert (mean.target, mean.summary, mean.plugin) == ("apt_dropins.one:mean", "s", "one")
+    assert not trace.exists()
 
 
-def test_plugin_that_hangs_is_given_up(dropin: Dropin, plugin_source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "SECONDS", 1)
-    dropin("slow.py", plugin_source("slow", top="import time\ntime.sleep(60)"))
-    record = one(build.build(), "slow")
-    assert record.reason == "importing it took longer than 1 s"
-
-
-def test_prints_at_import_reach_nobody(
-    dropin: Dropin, plugin_source: Source, capfd: pytest.CaptureFixture[str]
-) -> None:
-    dropin("loud.py", plugin_source("loud", top="print('x' * 100000)"))
-    assert one(build.build(), "loud").status == "ready"
-    assert capfd.readouterr() == ("", "")
-
-
-def test_syntax_error_and_garbage_keep_the_file_name(dropin: Dropin) -> None:
-    dropin("my_typo.py", "class (\n")
+def test_static_faults_are_told_with_their_place(dropin: Dropin) -> None:
+    dropin("my_typo.py", "x = 1\nclass (\n")
     dropin("bytes.py", "").write_bytes(b"\x00\xff")
     dropin("empty.py", "")
+    dropin("deep.py", "x = " + "(" * 100_000)
     data = build.build()
-    assert one(data, "my_typo").name == "my-typo"
-    assert one(data, "my_typo").reason.startswith("SyntaxError")
-    assert one(data, "bytes").status == "broken"
+    assert (one(data, "my_typo").name, one(data, "my_typo").status) == ("my-typo", "broken")
+    assert one(data, "my_typo").reason == "my_typo.py, line 2 is not Python: invalid syntax"
+    assert "is not Python" in one(data, "bytes").reason
     assert "defines no class" in one(data, "empty").reason
+    assert one(data, "deep").status == "broken"
+
+
+def test_verdict_of_a_trial_counts_while_the_files_are_those(dropin: Dropin, plugin_source: Source) -> None:
+    computed = "    def register_commands(self, registry):\n        registry.add_command('com' + 'puted', self.say)"
+    path = dropin("one.py", plugin_source("one", body=computed))
+    trust.attempt(one(build.build(), "one"))
+    assert (one(build.build(), "one").status, one(build.build(), "one").commands) == ("ready", ("computed",))
+    dropin("one.py", plugin_source("one", top="raise ValueError('x')"))
+    assert one(build.build(), "one").status == "untried"
+    trust.attempt(one(build.build(), "one"))
+    record = one(build.build(), "one")
+    assert (record.status, record.reason, record.mend) == ("quarantined", "ValueError: x", "apt_model plugin try one")
+    assert record.commands == ("one-command",)
+    os.utime(path, (1, 1))
+    assert one(build.build(), "one").status == "untried"
 
 
 def test_missing_requirement_is_named_before_anything_is_imported(
@@ -101,10 +99,9 @@ def test_missing_requirement_is_named_before_anything_is_imported(
     [
         ("    api = 99", "", "needs plugin interface 99; this apt_model has 1"),
         ("    required_dependencies = ['not a requirement']", "", "bad requirement 'not a requirement'"),
-        ("    required_dependencies = 'torch'", "", "required_dependencies is not a list"),
         ("    name = 'two words'", "", "bad plugin name 'two words'"),
-        ("    description = 3", "", "description is not a string"),
-        ("", "    def before_operation(self, nonsense): ...", "nonsense"),
+        ("", "    def more(self, r): r.add_command('wrong-command', self.say)", "'wrong-command' is registered twice"),
+        ("", "    def more(self, r): r.add_command('two words', self.say)", "bad command name 'two words'"),
         ("", "    def register_components(self, r): r.add_component('lsos', 'x', 'a:b')", "did you mean 'loss'?"),
         ("", "    def register_components(self, r): r.add_component('loss', 'x', 'a')", "bad target 'a'"),
         ("", "    def register_components(self, r): r.add_component('loss', 'ce', 'a:b')", "belongs to apt_model"),
@@ -119,13 +116,33 @@ def test_wrong_declarations_are_told(
     assert reason in record.reason
 
 
+@pytest.mark.parametrize(
+    ("attributes", "body", "reason"),
+    [
+        ("    required_dependencies = 'torch'", "", "required_dependencies is not a list"),
+        ("    description = 3", "", "description is not a string"),
+        ("    api = '1'", "", "api is not a whole number"),
+        ("", "    def before_operation(self, nonsense): ...", "nonsense"),
+        ("    name = str('other')", "", "it calls itself 'other' when it is imported"),
+    ],
+)
+def test_wrong_declarations_that_only_the_trial_sees(
+    attributes: str, body: str, reason: str, dropin: Dropin, plugin_source: Source
+) -> None:
+    dropin("wrong.py", plugin_source("wrong", attributes=attributes, body=body))
+    trust.attempt(one(build.build(), "wrong"))
+    record = one(build.build(), "wrong")
+    assert record.status == "quarantined"
+    assert reason in record.reason
+
+
 def test_core_commands_and_names_cannot_be_taken(dropin: Dropin, plugin_source: Source) -> None:
     dropin("a.py", plugin_source("first", command="shared"))
     dropin("b.py", plugin_source("first", command="other"))
     dropin("c.py", plugin_source("third", command="shared"))
     dropin("d.py", plugin_source("fourth", command="info"))
     data = build.build()
-    assert one(data, "a").status == "ready"
+    assert one(data, "a").usable
     assert one(data, "b").name == "first@b"
     assert "of that name comes first" in one(data, "b").reason
     assert one(data, "c").reason == "its command 'shared' belongs to first"
@@ -133,6 +150,32 @@ def test_core_commands_and_names_cannot_be_taken(dropin: Dropin, plugin_source: 
     command = data.command("info")
     assert command is not None
     assert command.plugin == ""
+
+
+def test_name_goes_to_the_file_that_bears_it(dropin: Dropin, plugin_source: Source) -> None:
+    dropin("a_thief.py", plugin_source("owner", command="other"))
+    dropin("owner.py", plugin_source("owner"))
+    data = build.build()
+    assert one(data, "owner").usable
+    assert one(data, "a_thief").name == "owner@a_thief"
+
+
+def test_newcomer_takes_nothing_from_a_plugin_that_was_tried(dropin: Dropin, plugin_source: Source) -> None:
+    dropin("mine.py", plugin_source("mine", command="same"))
+    trust.attempt(one(build.build(), "mine"))
+    dropin("aa.py", plugin_source("aa", command="same"))
+    data = build.build()
+    assert one(data, "mine").status == "ready"
+    assert one(data, "aa").reason == "its command 'same' belongs to mine"
+
+
+def test_unusable_plugin_keeps_no_name_from_a_usable_one(dropin: Dropin, plugin_source: Source) -> None:
+    dropin("a.py", plugin_source("shared", attributes="    api = 99", command="same"))
+    dropin("b.py", plugin_source("shared", command="same"))
+    data = build.build()
+    assert (one(data, "b").name, one(data, "b").usable) == ("shared", True)
+    command = data.command("same")
+    assert command is not None and data.plugin(command.plugin).folder == "b"
 
 
 def test_plugins_that_require_or_exclude_one_another(dropin: Dropin, plugin_source: Source) -> None:
@@ -145,19 +188,7 @@ def test_plugins_that_require_or_exclude_one_another(dropin: Dropin, plugin_sour
     assert one(data, "a").mend == "apt_model plugin install absent"
     assert one(data, "b").reason == "needs the plugin absent"
     assert one(data, "c").reason == "conflicts with the plugin d"
-    assert one(data, "d").status == "ready"
-
-
-def test_unchanged_plugin_is_not_tried_again(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    dropin("one.py", plugin_source("one", top=f"open({str(trace)!r}, 'a').write('x')"))
-    build.build()
-    dropin("two.py", plugin_source("two"))
-    build.build()
-    assert trace.read_text() == "x"
-    dropin("one.py", plugin_source("one", top=f"open({str(trace)!r}, 'a').write('yy')"))
-    build.build()
-    assert trace.read_text() == "xyy"
+    assert one(data, "d").usable
 
 
 def test_disabled_is_kept_and_damaged_state_is_none(dropin: Dropin, plugin_source: Source, apt_home: Path) -> None:
@@ -185,9 +216,10 @@ def test_entry_point_of_an_installed_distribution(
     monkeypatch.setattr(sys, "path", [sys.path[0], str(site), *sys.path[1:]])
     data = build.build()
     record = data.plugin("theirs")
-    assert (record.source, record.status, record.version, record.author) == ("entry point", "ready", "1.2", "A")
+    assert (record.source, record.status, record.version, record.author) == ("entry point", "untried", "1.2", "A")
     assert record.location == "distribution theirs"
-    assert data.plugin("gone").reason.startswith("ModuleNotFoundError")
+    assert trust.attempt(data.plugin("gone")).reason.startswith("ModuleNotFoundError")
+    assert build.build().plugin("gone").status == "untried"  # nothing of it was found that could be sealed
     assert build.index.ready_text("data") is not None
     points.write_text("[apt_model.plugins]\ntheirs = theirs:Gone\ngone = theirs_gone:Made\n")  # in place
     assert build.index.ready_text("data") is None
@@ -206,6 +238,6 @@ def test_records_survive_json(dropin: Dropin, published: str) -> None:
     dropin("mine.py", published)
     data = build.build()
     assert IndexData.from_json(data.to_json()) == data
-    for damaged in ("", "{}", json.dumps({"plugins": [{"x": 1}], "commands": [], "components": [], "trials": {}})):
+    for damaged in ("", "{}", json.dumps({"plugins": [{"x": 1}], "commands": [], "components": []})):
         with pytest.raises((ValueError, TypeError, KeyError)):
             IndexData.from_json(damaged)

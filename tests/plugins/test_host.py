@@ -7,7 +7,7 @@ import pytest
 
 from apt import events
 from apt.console.errors import AptError, MissingDependencyError, UsageError
-from apt.plugins import build, hooks, host
+from apt.plugins import build, hooks, hookspecs, host, trust
 from apt.plugins.base import Diagnosis, Plugin
 from apt.plugins.core import HOOKS
 
@@ -129,23 +129,27 @@ def test_command_of_a_callable(dropin: Dropin, plugin_source: Source) -> None:
     command = host.current().data.command("one-command")
     assert command is not None
     assert command.help == "Say hello."
-    assert callable(host.current().callable_of(command))
+    assert callable(host.current().target_of(command))
 
 
 @pytest.mark.parametrize(
     ("status", "expected", "text"),
     [
         ("incomplete", MissingDependencyError, "needs no-such-library"),
-        ("broken", AptError, "cannot be loaded: ValueError"),
+        ("broken", AptError, "cannot be loaded: needs plugin interface 99"),
+        ("quarantined", AptError, "is in quarantine: ValueError"),
         ("disabled", UsageError, "is disabled"),
     ],
 )
 def test_plugin_that_is_not_ready_is_refused_with_the_mending_command(
     status: str, expected: type[AptError], text: str, dropin: Dropin, plugin_source: Source
 ) -> None:
-    attributes = "    required_dependencies = ['no-such-library']" if status == "incomplete" else ""
-    dropin("x.py", plugin_source("x", attributes=attributes, top="raise ValueError" if status == "broken" else ""))
+    attributes = {"incomplete": "    required_dependencies = ['no-such-library']", "broken": "    api = 99"}
+    top = "raise ValueError" if status == "quarantined" else ""
+    dropin("x.py", plugin_source("x", attributes=attributes.get(status, ""), top=top))
     build.set_disabled(["x"] if status == "disabled" else [])
+    if status == "quarantined":
+        trust.attempt(build.build().plugin("x"))
     with pytest.raises(expected, match=text) as caught:
         host.current().activate(host.current().data.plugin("x"))
     assert type(caught.value) is expected
@@ -158,7 +162,7 @@ def test_enabling_by_any_name_changes_only_those(dropin: Dropin, plugin_source: 
     host.set_enabled(["a-command", "b"], enabled=False)
     assert build.disabled_plugins() == ["a", "b"]
     (changed,) = host.set_enabled(["b"], enabled=True).plugins
-    assert (changed.name, changed.status) == ("b", "ready")
+    assert (changed.name, changed.status) == ("b", "untried")
     assert build.disabled_plugins() == ["a"]
     with pytest.raises(AptError):
         host.set_enabled(["a", "nonsense"], enabled=True)
@@ -166,7 +170,7 @@ def test_enabling_by_any_name_changes_only_those(dropin: Dropin, plugin_source: 
 
 
 def test_every_hook_is_documented() -> None:
-    assert hooks.names() == list(HOOKS)
+    assert set(HOOKS) == {n for n in dir(hookspecs.HookSpecs) if not n.startswith("_")}
     text = Path(__file__).parents[2].joinpath("docs", "hooks.md").read_text(encoding="utf-8")
-    for name in hooks.names():
+    for name in HOOKS:
         assert f"## {name}\n" in text, f"docs/hooks.md lacks {name}: make docs"

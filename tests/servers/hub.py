@@ -36,6 +36,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}  # repository → commit → path → content
         self.heads: dict[str, str] = {}
+        self.tags: dict[tuple[str, str], str] = {}  # repository and tag → commit
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.corrupt: set[str] = set()
@@ -135,7 +136,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def commit_of(self, repository: str, revision: str | None) -> str:
-        return self.server.heads[repository] if revision in (None, "main") else str(revision)
+        if revision in (None, "main"):
+            return self.server.heads[repository]
+        return self.server.tags.get((repository, str(revision)), str(revision))
 
     def files(self, repository: str, revision: str | None) -> dict[str, bytes]:
         return self.server.repositories[repository].get(self.commit_of(repository, revision), {})

@@ -13,8 +13,10 @@ from apt.training.sections import Section
 class CrossEntropyOptions(Section):
     """Options of ``ce``."""
 
-    name: Literal["ce"] = "ce"
-    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    name: Literal["ce"] = Field(default="ce", description="The component.")
+    label_smoothing: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Share of the target that is spread evenly over the vocabulary."
+    )
 
 
 class CrossEntropy:

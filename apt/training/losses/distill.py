@@ -12,16 +12,16 @@ from apt.training.sections import Section
 
 
 class DistillLossOptions(Section):
-    """Options of ``distill``.
+    """Options of ``distill``."""
 
-    :param alpha: weight of the divergence; the labels' cross-entropy has ``1 - alpha``.
-    :param temperature: divides both sides' logits; the term is multiplied by its square.
-    """
-
-    name: Literal["distill"] = "distill"
-    divergence: DivergenceName = "forward_kl"
-    alpha: float = Field(default=1.0, ge=0.0, le=1.0)
-    temperature: float = Field(default=1.0, gt=0.0, le=100.0)
+    name: Literal["distill"] = Field(default="distill", description="The component.")
+    divergence: DivergenceName = Field(default="forward_kl", description="Divergence of the student from the teacher.")
+    alpha: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="Weight of the divergence; the labels' cross-entropy has 1 - alpha."
+    )
+    temperature: float = Field(
+        default=1.0, gt=0.0, le=100.0, description="Divides both sides' logits; the term is multiplied by its square."
+    )
 
 
 class Distill:

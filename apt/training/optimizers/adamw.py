@@ -12,11 +12,11 @@ from apt.training.sections import Section
 class AdamWOptions(Section):
     """Options of ``adamw``; ``weight_decay`` acts on matrices only."""
 
-    name: Literal["adamw"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    name: Literal["adamw"] = Field(default="adamw", description="The component.")
+    lr: float = Field(default=1e-3, gt=0.0, description="Peak learning rate.")
+    weight_decay: float = Field(default=0.0, ge=0.0, description="Decoupled decay of matrices; vectors have none.")
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0, description="Decay of AdamW's mean of the gradients.")
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0, description="Decay of AdamW's mean of their squares.")
 
 
 def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: AdamWOptions) -> torch.optim.Optimizer:

@@ -16,13 +16,13 @@ from apt.training.sections import Section
 class MuonOptions(Section):
     """Options of ``muon``: ``lr`` for the layers' matrices, ``adamw_lr`` for the rest."""
 
-    name: Literal["muon"] = "muon"
-    lr: float = Field(default=0.02, gt=0.0)
-    adamw_lr: float = Field(default=1e-3, gt=0.0)
-    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    name: Literal["muon"] = Field(default="muon", description="The component.")
+    lr: float = Field(default=0.02, gt=0.0, description="Peak learning rate of the layers' matrices.")
+    adamw_lr: float = Field(default=1e-3, gt=0.0, description="Peak learning rate of all else.")
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0, description="Momentum of the layers' matrices.")
+    weight_decay: float = Field(default=0.0, ge=0.0, description="Decoupled decay of matrices; vectors have none.")
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0, description="Decay of AdamW's mean of the gradients.")
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0, description="Decay of AdamW's mean of their squares.")
 
 
 class Together(torch.optim.Optimizer):

@@ -29,11 +29,14 @@ class CloudStoragePlugin(Plugin):
 
     def register_components(self, registry: ComponentRegistry) -> None:
         """Declare the operations."""
-        for name, module, schema, summary in (
-            ("backup", "backup", "BackupOptions", "back a model up to a store"),
-            ("restore", "restore", "RestoreOptions", "restore a model from a store, bit for bit"),
-        ):
-            registry.add_component("operation", name, f"{_HERE}.{module}:{name}", f"{_HERE}.{module}:{schema}", summary)
+        registry.add_component(
+            "operation", "backup", f"{_HERE}.backup:backup", f"{_HERE}.backup:BackupOptions",
+            "back a model up to a store",
+        )  # fmt: skip
+        registry.add_component(
+            "operation", "restore", f"{_HERE}.restore:restore", f"{_HERE}.restore:RestoreOptions",
+            "restore a model from a store, bit for bit",
+        )  # fmt: skip
 
     def backup(self, model_path: str | Path, destination: str) -> "BackupResult":
         """Back a model up to a store (``file:///…``)."""

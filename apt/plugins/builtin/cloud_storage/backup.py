@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import Field
+
 from apt.console import output
 from apt.console.errors import BadInputError, TargetExistsError
 from apt.console.progress import Bar, progress
@@ -28,9 +30,9 @@ class BackupOptions(Options):
     """
 
     model: ModelRef
-    to: str
-    name: str = ""
-    tag: str = ""
+    to: str = Field(description="The store: file:///path, or a path.")
+    name: str = Field(default="", description="Name of the backup; the model's when empty.")
+    tag: str = Field(default="", description="Names this version for good.")
 
 
 @dataclass(frozen=True)

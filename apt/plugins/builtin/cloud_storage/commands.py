@@ -6,18 +6,26 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 app = typer.Typer(help="Back up models by tensor; upload and download whole models.", no_args_is_help=True)
 
-ToOption = Annotated[str, typer.Option("--to", help="The store: file:///path, or a path.")]
-FromOption = Annotated[str, typer.Option("--from", help="The store: file:///path, or a path.")]
-PlatformOption = Annotated[str, typer.Option("--platform", help="huggingface, modelscope or local (a folder).")]
+ToOption = Annotated[str, typer.Option("--to", help="The store: file:///path, or a path."), Completes("directory")]
+FromOption = Annotated[str, typer.Option("--from", help="The store: file:///path, or a path."), Completes("directory")]
+PlatformOption = Annotated[
+    str,
+    typer.Option("--platform", help="huggingface, modelscope or local (a folder)."),
+    Completes("choices:huggingface,modelscope,local"),
+]
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.backup:BackupResult")
 def backup(
-    model: Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny.")],
+    model: Annotated[
+        str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny."), Completes("model")
+    ],
     to: ToOption,
     name: Annotated[str, typer.Option("--name", help="Name of the backup; the model's when left out.")] = "",
     tag: Annotated[str, typer.Option("--tag", help="Name this version for good.")] = "",
@@ -32,7 +40,7 @@ def backup(
 
     \b
     Examples:
-      apt_model cloud-storage backup tiny --to file:///backups
+      apt_model cloud-storage backup tiny --to ./backups
       apt_model cloud-storage backup ./pruned --to file:///mnt/drive/backups --name my-model --tag pruned
 
     \b
@@ -47,10 +55,11 @@ def backup(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.restore:RestoreResult")
 def restore(
     name: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@TAG; the newest version when left out.")],
     source: FromOption,
-    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make."), Completes("directory")],
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -60,8 +69,8 @@ def restore(
 
     \b
     Examples:
-      apt_model cloud-storage restore tiny --from file:///backups -o ./tiny
-      apt_model cloud-storage restore my-model@2 --from file:///backups -o ./second
+      apt_model cloud-storage restore tiny --from ./backups -o ./tiny
+      apt_model cloud-storage restore my-model@2 --from ./backups -o ./second
 
     \b
     Exit codes: 0 restored and verified, 3 no such store or version, 4 a damaged store, 7 the output exists,
@@ -75,6 +84,7 @@ def restore(
 
 
 @app.command("list")
+@output.emits("apt.plugins.builtin.cloud_storage.restore:ListResult")
 def list_(
     source: FromOption,
     name: Annotated[str, typer.Argument(help="List this backup only.")] = "",
@@ -85,7 +95,7 @@ def list_(
 
     \b
     Examples:
-      apt_model cloud-storage list --from file:///backups
+      apt_model cloud-storage list --from ./backups
 
     \b
     Exit codes: 0 listed (damaged versions with their fault), 3 no such store or backup.
@@ -97,8 +107,11 @@ def list_(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.transfer:UploadResult")
 def upload(
-    model: Annotated[str, typer.Argument(help="The model; the newest of the store when left out.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="The model; the newest of the store when left out."), Completes("model")
+    ] = "",
     platform: PlatformOption = "huggingface",
     repo: Annotated[str, typer.Option("--repo", help="OWNER/NAME, NAME, or a folder for local.")] = "",
     dry_run: DryRunOption = False,
@@ -126,9 +139,10 @@ def upload(
 
 
 @app.command()
+@output.emits("apt.plugins.builtin.cloud_storage.transfer:DownloadResult")
 def download(
     repo: Annotated[str, typer.Argument(help="OWNER/NAME, or a folder for local.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The directory to make."), Completes("directory")],
     platform: PlatformOption = "huggingface",
     revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit.")] = "",
     overwrite: OverwriteOption = False,

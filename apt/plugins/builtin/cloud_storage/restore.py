@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from apt.checkpoint.atomic import atomic_directory
 from apt.console.errors import AptError, BadInputError, UsageError
 from apt.console.progress import progress
 from apt.console.table import Table
-from apt.options import Options, OutputPath
+from apt.options import Options, OutputPath, Overwrite
 from apt.plugins.builtin.cloud_storage.local_store import LocalStore, Version
 from apt.plugins.builtin.cloud_storage.manifest import FileEntry, PieceRef
 from apt.plugins.builtin.cloud_storage.pieces import tensor_at
@@ -17,13 +19,13 @@ from apt.plugins.builtin.cloud_storage.urls import store_root
 
 
 class RestoreOptions(Options):
-    """Which version to restore where; ``version`` is a number or a tag, the newest when empty."""
+    """Which version to restore where."""
 
-    name: str
-    source: str
+    name: str = Field(description="NAME, NAME@VERSION or NAME@TAG.")
+    source: str = Field(description="The store: file:///path, or a path.")
     output: OutputPath
-    version: int | str = ""
-    overwrite: bool = False
+    version: int | str = Field(default="", description="A number or a tag; the newest version when empty.")
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class RestoreResult:
 class ListOptions(Options):
     """Which store to list, and of which name only."""
 
-    source: str
-    name: str = ""
+    source: str = Field(description="The store: file:///path, or a path.")
+    name: str = Field(default="", description="List this backup only.")
 
 
 @dataclass(frozen=True)

@@ -3,32 +3,36 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from apt.checkpoint.atomic import atomic_directory
 from apt.console import output
 from apt.console.errors import NotFoundError, UsageError
 from apt.console.table import Table
-from apt.options import Options, OutputPath
+from apt.options import Options, OutputPath, Overwrite
 from apt.plugins.builtin.cloud_storage.platforms import platform
 from apt.plugins.builtin.cloud_storage.sources import model_name, source_files
 from apt.store import newest
 
 
 class UploadOptions(Options):
-    """What to upload where: ``model`` empty for the newest of the store, ``repository`` empty for the model's name."""
+    """What to upload where."""
 
-    model: str = ""
-    platform: str = "huggingface"
-    repository: str = ""
+    model: str = Field(default="", description="The model; the newest of the store when empty.")
+    platform: str = Field(default="huggingface", description="huggingface, modelscope or local (a folder).")
+    repository: str = Field(
+        default="", description="OWNER/NAME, NAME, or a folder for local; the model's name when empty."
+    )
 
 
 class DownloadOptions(Options):
     """What to download where to."""
 
-    repository: str
-    platform: str = "huggingface"
+    repository: str = Field(description="OWNER/NAME, or a folder for local.")
+    platform: str = Field(default="huggingface", description="huggingface, modelscope or local (a folder).")
     output: OutputPath
-    revision: str = ""
-    overwrite: bool = False
+    revision: str = Field(default="", description="Branch, tag or commit.")
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True)

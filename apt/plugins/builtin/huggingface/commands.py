@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import UsageError
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
@@ -13,9 +14,16 @@ app = typer.Typer(help="Import models from a directory, the cache or a Hub, and 
 
 
 @app.command("import")
+@output.emits("apt.plugins.builtin.huggingface.importing:ImportResult")
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="gpt2, owner/name[@revision], hf:…, ./dir or tiny.")],
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="The directory to make.")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="gpt2, owner/name[@revision], hf:…, ./dir or tiny."),
+        Completes("model"),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The directory to make."), Completes("directory")
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="The model's name in the store, in place of its own.")] = "",
     revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit of a model of the Hub.")] = "",
     trust_remote_code: Annotated[
@@ -60,8 +68,11 @@ def import_(
 
 
 @app.command("export")
+@output.emits("apt.plugins.builtin.huggingface.exporting:ExportResult")
 def export(
-    model: Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny.")],
+    model: Annotated[
+        str, typer.Argument(help="A path, a name in the store, hf:owner/name or tiny."), Completes("model")
+    ],
     repo: Annotated[str, typer.Option("--repo", help="OWNER/NAME, or NAME under the token's user.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
     dry_run: DryRunOption = False,

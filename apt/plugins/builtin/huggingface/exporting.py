@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from apt.checkpoint import hub
 from apt.checkpoint.reader import Checkpoint
 from apt.console.table import Table
@@ -10,11 +12,11 @@ from apt.options import ModelRef, Options
 
 
 class ExportOptions(Options):
-    """Which checkpoint to send to which repository (``owner/name``, or ``name`` under the token's user)."""
+    """Which checkpoint to send to which repository."""
 
     model: ModelRef
-    repository: str
-    private: bool = True
+    repository: str = Field(description="OWNER/NAME, or NAME under the token's user.")
+    private: bool = Field(default=True, description="Make a new repository private.")
 
 
 @dataclass(frozen=True)

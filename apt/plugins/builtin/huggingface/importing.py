@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from apt.checkpoint.reader import LINEAGE_NAME, read_json
 from apt.checkpoint.writer import CheckpointWriter
 from apt.console.errors import AptError
 from apt.console.progress import progress
 from apt.console.table import Table
-from apt.options import ModelRef, Options, OutputPath
+from apt.options import ModelRef, Options, OutputPath, Overwrite
 from apt.plugins.builtin.huggingface.check import Facts, check_model
 from apt.plugins.builtin.huggingface.layout import Layout, choose
 from apt.plugins.builtin.huggingface.origins import Origin, locate
@@ -21,13 +23,13 @@ from apt.store import resolve
 
 
 class ImportOptions(Options):
-    """What to import where; ``revision`` (branch, tag or commit) belongs to a model of a Hub."""
+    """What to import where."""
 
     model: ModelRef
     output: OutputPath
-    revision: str = ""
-    trust_remote_code: bool = False
-    overwrite: bool = False
+    revision: str = Field(default="", description="Branch, tag or commit of a model of a Hub.")
+    trust_remote_code: bool = Field(default=False, description="Take and run the model's own Python code.")
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,29 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.errors import NotFoundError, UsageError
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 app = typer.Typer(no_args_is_help=True, help="Export to GGUF with a Modelfile for Ollama, and verify the result.")
 
-ModelArgument = Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny."), Completes("model")
+]
 
 
 @app.command("export")
+@output.emits("apt.plugins.builtin.ollama.results:ExportResult")
 def export(
     model: ModelArgument,
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="Directory that appears, whole or not at all.")],
-    type_: Annotated[str, typer.Option("--type", help="q8_0, f16, bf16 or f32.")] = "q8_0",
+    output_path: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Directory that appears, whole or not at all."),
+        Completes("directory"),
+    ],
+    type_: Annotated[
+        str, typer.Option("--type", help="q8_0, f16, bf16 or f32."), Completes("choices:q8_0,f16,bf16,f32")
+    ] = "q8_0",
     name: Annotated[str, typer.Option(help="Name of the GGUF file; the model's name when absent.")] = "",
     modelfile: Annotated[
         Path | None, typer.Option(help="Take this Modelfile; {gguf} in it stands for the file's name.")
@@ -56,15 +66,22 @@ def export(
 
 
 @app.command("verify")
+@output.emits("apt.plugins.builtin.ollama.results:VerifyResult")
 def verify(
     gguf: Annotated[Path, typer.Argument(help="The GGUF file, or the directory that the export wrote.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="The checkpoint that it was made of.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The checkpoint that it was made of."), Completes("model")
+    ],
     text: Annotated[
-        str, typer.Option(help="Held-out text: embedded, self (sampled from the model), .txt, .jsonl or .npz.")
+        str,
+        typer.Option(help="Held-out text: embedded, self (sampled from the model), .txt, .jsonl or .npz."),
+        Completes("choices:embedded,self", "file"),
     ] = "",
     tokens: Annotated[int, typer.Option(help="Tokens that predictions are compared on, at least.")] = 2048,
     llama_cpp: Annotated[
-        str, typer.Option(help="Run it in llama.cpp: auto (where xllamacpp is installed), require or skip.")
+        str,
+        typer.Option(help="Run it in llama.cpp: auto (where xllamacpp is installed), require or skip."),
+        Completes("choices:auto,require,skip"),
     ] = "auto",
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from apt.console.table import Table
 from apt.evaluation.speed import Rate
@@ -120,7 +121,7 @@ class PredictionCheck:
 class VerifyResult:
     """A verification that was passed; one that was not raises ``CheckFailedError`` with its figures.
 
-    :param llama_cpp: ``run``, ``not installed`` or ``skipped``.
+    :param llama_cpp: whether it was run there.
     :param decode: tokens that llama.cpp writes per second, one sequence at a time.
     """
 
@@ -129,7 +130,7 @@ class VerifyResult:
     type: str
     size_bytes: int
     tensors: TensorCheck
-    llama_cpp: str
+    llama_cpp: Literal["run", "not installed", "skipped"]
     llama_cpp_version: str = ""
     tokenizer_texts: int = 0
     greedy: GreedyCheck | None = None

@@ -23,7 +23,9 @@ class DistillationPlugin(Plugin):
 
     def register_commands(self, registry: CommandRegistry) -> None:
         """Declare ``distill``."""
-        registry.add_command("distill", f"{_HERE}.commands:distill", help=self.description + ".")
+        registry.add_command(
+            "distill", f"{_HERE}.commands:distill", help="Train a student on its teacher's predictions."
+        )
 
     def register_components(self, registry: ComponentRegistry) -> None:
         """Declare the operation ``distill``."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from apt.options import ModelRef, Options, OutputPath, TextRef
+from apt.options import ModelRef, Options, OutputPath, Overwrite, TextRef
 from apt.registry import Registry
 from apt.training.config import Precision, TrainConfig, parse_config
 from apt.training.losses.divergences import DivergenceName
@@ -14,41 +14,57 @@ DEFAULT_STEPS = 200
 
 
 class DistillOptions(Options):
-    """Train a student on its teacher's predictions.
+    """Train a student on its teacher's predictions."""
 
-    :param text: what to train on; ``embedded`` for the teacher ``tiny``, else sampled from the teacher, when absent.
-    :param heldout: what to measure on; when absent, the held-out split of ``text``, or for a text file the last tenth
-        of its rows, which are then not trained on.
-    :param steps: optimizer steps; 200 when neither ``steps`` nor ``seconds`` is given.
-    :param seconds: as many steps as fit in this time on this machine (and as many again for the control).
-    :param control: also train the same student on cross-entropy alone, for the same steps on the same rows.
-    :param keep_run: leave the run directory (``.NAME.run`` beside the output) when done.
-    """
-
-    teacher: ModelRef
-    student: ModelRef
+    teacher: ModelRef = Field(description="The model to learn from.")
+    student: ModelRef = Field(description="The model to train; it is not changed.")
     output: OutputPath
-    text: TextRef | None = None
-    heldout: TextRef | None = None
-    divergence: DivergenceName = "forward_kl"
-    alpha: float = Field(default=0.9, ge=0.0, le=1.0)
-    temperature: float = Field(default=1.0, gt=0.0, le=100.0)
-    steps: int | None = Field(default=None, ge=1)
-    seconds: float | None = Field(default=None, gt=0.0)
-    batch_rows: int = Field(default=8, ge=1)
-    grad_accum: int = Field(default=1, ge=1)
-    window: int = Field(default=256, ge=2)
-    train_rows: int | None = Field(default=None, ge=2)
-    heldout_rows: int = Field(default=64, ge=1)
-    optimizer: Literal["muon", "adamw"] = "muon"
-    lr: float | None = Field(default=None, gt=0.0)
-    eval_every: int = Field(default=50, ge=1)
-    eval_rows: int = Field(default=16, ge=1)
-    seed: int = Field(default=0, ge=0)
-    precision: Precision = "auto"
-    control: bool = False
-    keep_run: bool = False
-    overwrite: bool = False
+    text: TextRef | None = Field(
+        default=None,
+        description="What to train on: embedded, self, or a .txt, .jsonl or .npz file; when absent, embedded for the "
+        "teacher tiny, else sampled from the teacher.",
+    )
+    heldout: TextRef | None = Field(
+        default=None,
+        description="What to measure on; when absent, the held-out split of text, or for a text file the last tenth of "
+        "its rows, which are then not trained on.",
+    )
+    divergence: DivergenceName = Field(default="forward_kl", description="Divergence of the student from the teacher.")
+    alpha: float = Field(
+        default=0.9, ge=0.0, le=1.0, description="Weight of the divergence; cross-entropy has the rest."
+    )
+    temperature: float = Field(default=1.0, gt=0.0, le=100.0, description="Divides both sides' logits.")
+    steps: int | None = Field(
+        default=None, ge=1, description="Optimizer steps; 200 when neither steps nor seconds is given."
+    )
+    seconds: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="As many steps as fit in this time on this machine, and as many again for the control.",
+    )
+    batch_rows: int = Field(default=8, ge=1, description="Rows of one micro-batch.")
+    grad_accum: int = Field(default=1, ge=1, description="Micro-batches a step.")
+    window: int = Field(default=256, ge=2, description="Tokens a row.")
+    train_rows: int | None = Field(
+        default=None, ge=2, description="Rows to train on, at most; as many as the steps can use when absent."
+    )
+    heldout_rows: int = Field(default=64, ge=1, description="Rows to measure on.")
+    optimizer: Literal["muon", "adamw"] = Field(default="muon", description="The optimizer.")
+    lr: float | None = Field(default=None, gt=0.0, description="Peak learning rate; the optimizer's own when absent.")
+    eval_every: int = Field(default=50, ge=1, description="Steps between evaluations.")
+    eval_rows: int = Field(default=16, ge=1, description="Training rows that the best checkpoint is chosen by.")
+    seed: int = Field(default=0, ge=0, description="Order of the rows.")
+    precision: Precision = Field(
+        default="auto", description="Of matrix products; auto is bf16 where the machine multiplies it natively."
+    )
+    control: bool = Field(
+        default=False,
+        description="Also train the same student on cross-entropy alone, for the same steps on the same rows.",
+    )
+    keep_run: bool = Field(
+        default=False, description="Leave the run directory (.NAME.run beside the output) when done."
+    )
+    overwrite: Overwrite = False
 
     def config(self, *, steps: int, loss: str = "distill", registry: Registry | None = None) -> TrainConfig:
         """Return the whole training config; ``loss="ce"`` gives the control's, which differs in nothing else."""

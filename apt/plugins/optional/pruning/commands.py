@@ -6,21 +6,33 @@ from typing import Annotated
 import typer
 
 from apt.console import output
+from apt.console.completes import Completes
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
+@output.emits("apt.plugins.optional.pruning.result:PruneResult", "apt.plugins.optional.pruning.result:PrunePreview")
 def prune(
-    model: Annotated[str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny.")],
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="Directory of the pruned checkpoint.")],
+    model: Annotated[
+        str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny."), Completes("model")
+    ],
+    output_path: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory of the pruned checkpoint."), Completes("directory")
+    ],
     strategy: Annotated[
-        str, typer.Option(help="structured (smaller, faster) or magnitude (zeros only).")
+        str,
+        typer.Option(help="structured (smaller, faster) or magnitude (zeros only)."),
+        Completes("component:strategy"),
     ] = "structured",
     ratio: Annotated[float, typer.Option(help="Share of the decoder's linear weights to remove.")] = 0.25,
     calibration: Annotated[
-        str, typer.Option(help="embedded, self (sampled from the model), or a .txt, .jsonl or .npz; tiny: embedded.")
+        str,
+        typer.Option(help="embedded, self (sampled from the model), or a .txt, .jsonl or .npz; tiny: embedded."),
+        Completes("choices:embedded,self", "file"),
     ] = "",
     effort: Annotated[
-        str, typer.Option(help="fast: least squares; full: every matrix of a block is refitted, several times slower.")
+        str,
+        typer.Option(help="fast: least squares; full: every matrix of a block is refitted, several times slower."),
+        Completes("choices:fast,full"),
     ] = "fast",
     json: JsonOption = False,
     quiet: QuietOption = False,

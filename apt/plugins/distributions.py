@@ -1,0 +1,166 @@
+"""Installed distributions: where they came from, what they need, and whether their files are still the same."""
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import Distribution
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from apt.console.errors import NotFoundError
+from apt.plugins import index
+from apt.plugins.dependencies import HELD
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+#: The distribution of this package.
+OWN: Final = "apt-model"
+#: Files of an installation that the installer writes: they are no part of what was installed.
+WRITTEN_BY_INSTALLER: Final = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+
+#: ``index``: a package index, or nobody knows; ``local``: a file, a directory or an address; ``editable``: a source
+#: tree that is used in place.
+Origin = Literal["index", "local", "editable"]
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name as every installer writes it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def find(name: str) -> Distribution | None:
+    """Return the installed distribution of that name; the first on the search path counts."""
+    wanted = canonical(name)
+    for dist in importlib.metadata.distributions(name=name, path=index.search_path()):
+        if canonical(dist.name or "") == wanted:
+            return dist
+    return None
+
+
+def info_directory(dist: Distribution) -> Path | None:
+    """Return a distribution's ``.dist-info`` directory; ``None`` for one that has no such directory."""
+    found = getattr(dist, "_path", None)  # the public API names no path
+    path = Path(str(found)) if found is not None else None
+    return path if path is not None and path.suffix == ".dist-info" and path.is_dir() else None
+
+
+def origin(dist: Distribution) -> Origin:
+    """Return where a distribution came from, as its installer noted (PEP 610)."""
+    if info_directory(dist) is None:
+        return "editable"  # an egg-link or a source tree on the path
+    try:
+        noted = json.loads(dist.read_text("direct_url.json") or "{}")
+    except (ValueError, RecursionError):
+        return "local"
+    if not isinstance(noted, dict) or not noted:
+        return "index"
+    directory = noted.get("dir_info")
+    return "editable" if isinstance(directory, dict) and directory.get("editable") else "local"
+
+
+def address(dist: Distribution) -> str:
+    """Return the file, directory or address that a distribution was installed from, as its installer noted."""
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        url = str(json.loads(dist.read_text("direct_url.json") or "{}").get("url", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return unquote(urlsplit(url).path) if url.startswith("file:") else url
+
+
+def needs(dist: Distribution, extras: Iterable[str] = ()) -> Iterator["Requirement"]:
+    """Yield what a distribution requires in this environment; what cannot be read is left out."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    wanted = ("", *extras)
+    for text in dist.requires or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": e}) for e in wanted):
+            yield requirement
+
+
+def closure(requirements: Iterable["Requirement"]) -> dict[str, Distribution]:
+    """Return the installed distributions that requirements lead to, by canonical name; absent ones are left out."""
+    found: dict[str, Distribution] = {}
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    waiting = list(requirements)
+    while waiting:
+        requirement = waiting.pop()
+        key = canonical(requirement.name), tuple(sorted(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        dist = found.get(key[0]) or find(requirement.name)
+        if dist is not None:
+            found[key[0]] = dist
+            waiting += needs(dist, requirement.extras)
+    return found
+
+
+@cache
+def core() -> frozenset[str]:
+    """Return the canonical names of what belongs to apt_model's own installation; no plugin set holds these."""
+    from packaging.requirements import Requirement
+
+    own = [Requirement(OWN), *map(Requirement, HELD)]
+    return frozenset({OWN, "pip", "setuptools", "wheel", *HELD, *closure(own)})
+
+
+def recorded(dist: Distribution) -> list[tuple[str, str]]:
+    """Return the files of a distribution's RECORD with their hashes (``sha256=…``; ``""`` where none is noted).
+
+    :raises NotFoundError: when there is no RECORD.
+    """
+    import csv
+
+    text = dist.read_text("RECORD")
+    if text is None:
+        raise NotFoundError(f"{dist.name} has no list of its files (RECORD)", hint="install it anew from a wheel")
+    return [(row[0], row[1] if len(row) > 1 else "") for row in csv.reader(text.splitlines()) if row]
+
+
+def altered(dist: Distribution) -> list[str]:
+    """Return the files that are gone or differ from what was installed, by their RECORD.
+
+    :raises NotFoundError: when there is no RECORD.
+    """
+    found = []
+    for name, noted in recorded(dist):
+        algorithm, _, value = noted.partition("=")
+        path = Path(str(dist.locate_file(name)))
+        if name.endswith(".pyc") or is_by_installer(PurePosixPath(name)):
+            continue
+        if not path.is_file() or (algorithm == "sha256" and digest(path) != value.rstrip("=")):
+            found.append(name)
+    return found
+
+
+def is_by_installer(path: PurePosixPath) -> bool:
+    """Whether a file of a RECORD was written by the installer."""
+    return path.parent.suffix == ".dist-info" and path.name in WRITTEN_BY_INSTALLER
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file as RECORD writes it: URL-safe base64 without padding."""
+    with path.open("rb") as file:
+        return encoded(hashlib.file_digest(file, "sha256"))
+
+
+def encoded(hashed: Any) -> str:
+    """Return a finished hash as RECORD writes it."""
+    return base64.urlsafe_b64encode(hashed.digest()).rstrip(b"=").decode()
+
+
+def hexadecimal(path: Path) -> str:
+    """Return the SHA-256 of a file as pip writes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

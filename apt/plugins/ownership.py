@@ -1,0 +1,71 @@
+"""Whose code a drop-in is: it runs only from files and directories that nobody else could have written.
+
+The rule is that of ``ssh`` for its keys: the file, every directory of it and above it belong to the user or to root
+and are not writable by others. A sticky directory (``/tmp``) may lie above, as nobody can replace there what is ours.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+
+def fault(file: Path) -> str:
+    """Return why a drop-in's file or directory may not be run, in one line; ``""`` when it may.
+
+    A symbolic link is judged by itself and by what it leads to. Systems without owners find no fault.
+    """
+    if not hasattr(os, "getuid"):
+        return ""
+    try:
+        for path in _inside(file):
+            if reason := _reason(path, path.stat(), above=False):
+                return reason
+        for start in {file.parent, Path(os.path.realpath(file)).parent}:
+            for path in (start, *start.parents):
+                if reason := _reason(path, path.stat(), above=True):
+                    return reason
+    except OSError as error:
+        return f"{error.filename or file} cannot be looked at: {error.strerror}"
+    return ""
+
+
+def _inside(file: Path) -> list[Path]:
+    """Return everything that Python would read: the file or the directory's content, and cached bytecode."""
+    found = [file]
+    if file.is_dir():
+        for root, directories, files in os.walk(file):
+            found += [Path(root, name) for name in (*directories, *files)]
+    else:
+        cache = file.parent / "__pycache__"
+        found += [cache, *cache.glob(f"{file.stem}.*")] if cache.exists() else []
+    return found
+
+
+def _reason(path: Path, status: os.stat_result, *, above: bool) -> str:
+    if status.st_uid not in (0, os.getuid()):
+        return f"{path} belongs to the user {_user(status.st_uid)}"
+    others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid))
+    if others and not (above and status.st_mode & stat.S_ISVTX):
+        return f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod go-w {path}"
+    return ""
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _own_group(gid: int) -> bool:
+    """Whether a group is the user's private one: of his name and without another member."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return False
+    return group.gr_name == user and set(group.gr_mem) <= {user}

@@ -1,0 +1,64 @@
+"""Letting foreign code in: whose it is, whether it has changed, and what its trial found."""
+
+import dataclasses
+from pathlib import Path
+
+from apt.console import output
+from apt.console.errors import AptError, BadInputError
+from apt.plugins import ownership, trial, verdicts
+from apt.plugins.records import PluginRecord
+from apt.plugins.verdicts import Seal, Verdict
+
+
+def admit(record: PluginRecord) -> None:
+    """Let a foreign plugin's code be imported in this process; a new or changed one is tried in a child first.
+
+    :raises AptError: when others could have written it, or its trial failed.
+    """
+    seal = _seal(record)
+    verdict = verdicts.find(seal.path)
+    if verdict is None or verdict.seal != seal:
+        if verdict is not None and record.source == "drop-in":
+            output.note(
+                f"plugin {record.name} has changed: its sha256 was {verdict.seal.sha256[:12]}, now {seal.sha256[:12]}"
+            )
+        verdict = _attempt(record, seal, trial.SECONDS)
+    if verdict.reason:
+        raise AptError(
+            f"plugin {record.name} is in quarantine: {verdict.reason}",
+            hint=f"mend it with: apt_model plugin try {record.name}",
+        )
+
+
+def attempt(record: PluginRecord, *, seconds: float = trial.SECONDS) -> Verdict:
+    """Try a foreign plugin, whatever was found before, and keep the verdict.
+
+    :raises BadInputError: when others could have written it, or it cannot be read.
+    """
+    return _attempt(record, _seal(record), seconds)
+
+
+def sealed_path(record: PluginRecord) -> str:
+    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
+    return record.root or f"{record.location} {record.target}"
+
+
+def _seal(record: PluginRecord) -> Seal:
+    if not record.root:  # found by an import hook of the package's own: known by its distribution
+        return Seal(sealed_path(record), 0, 0, record.version)
+    if record.source == "drop-in" and (reason := ownership.fault(Path(record.root))):
+        raise BadInputError(f"plugin {record.name} is not run: {reason}")
+    try:
+        return Seal.of(Path(record.root))
+    except OSError as error:
+        raise BadInputError(f"plugin {record.name} is not run: {error.filename}: {error.strerror}") from None
+
+
+def _attempt(record: PluginRecord, seal: Seal, seconds: float) -> Verdict:
+    verdict = trial.attempt(record.target, seal, seconds=seconds)
+    named = verdict.declared.get("name", record.name)
+    if named != record.name:
+        reason = f"it calls itself {named!r} when it is imported; its name must be a literal in its source or manifest"
+        verdict = dataclasses.replace(verdict, reason=reason)
+    verdicts.keep(verdict)
+    return verdict

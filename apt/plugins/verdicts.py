@@ -1,0 +1,123 @@
+"""Verdicts on foreign plugins: what the trial of a plugin's files found, kept until any of them changes.
+
+One small file per plugin and environment in ``$XDG_CACHE_HOME/apt_model/verdicts``, so that commands that run at once
+do not take each other's. A verdict holds for the path, size, modification time and SHA-256 of what was tried.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from apt.plugins import index
+
+#: Files of a package that are part of what it declares or does; its data is not code.
+_CODE: Final = (".py", ".toml", ".so", ".pyd")
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What a plugin's files were when they were looked at.
+
+    :param mtime_ns: latest modification time.
+    :param sha256: of the file; of names and digests of all files for a directory.
+    """
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Seal a file or a directory.
+
+        :raises OSError: when it cannot be read.
+        """
+        files = list(code_files(path))
+        digests, size, mtime = [], 0, 0
+        for file in files:
+            status = file.stat()
+            size, mtime = size + status.st_size, max(mtime, status.st_mtime_ns)
+            digests.append((str(file.relative_to(path)), hashlib.sha256(file.read_bytes()).hexdigest()))
+        if path.is_file():
+            return cls(str(path), size, mtime, digests[0][1])
+        return cls(str(path), size, mtime, hashlib.sha256(json.dumps(digests).encode()).hexdigest())
+
+
+def code_files(path: Path) -> Iterator[Path]:
+    """Yield the file itself, or the code in a directory, in the order of names; hidden ones left out."""
+    if not path.is_dir():
+        yield path
+        return
+    for entry in sorted(path.iterdir()):
+        if entry.name.startswith(".") or entry.name == "__pycache__":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from code_files(entry)
+        elif entry.suffix in _CODE and entry.is_file():
+            yield entry
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of a trial.
+
+    :param reason: why the plugin may not be used; ``""`` when it may.
+    :param declared: what it registered, as :func:`apt.plugins.declare.describe` returns it.
+    :param import_seconds: wall time of importing it; ``import_bytes``: resident memory that this took.
+    """
+
+    seal: Seal
+    reason: str = ""
+    declared: dict[str, Any] = field(default_factory=dict)
+    import_seconds: float = 0.0
+    import_bytes: int = 0
+
+
+def directory() -> str:
+    """Return where verdicts are kept."""
+    return os.path.join(index.cache_directory(), "verdicts")  # noqa: PTH118 - beside the index, which has no pathlib
+
+
+def _file(path: str) -> Path:
+    """Name the file of a verdict: what was tried, in which environment."""
+    key = hashlib.sha256(f"{index.environment()}\0{path}".encode("utf-8", "surrogateescape")).hexdigest()
+    return Path(directory(), f"{key[:32]}.json")
+
+
+def find(path: str) -> Verdict | None:
+    """Return the last verdict on a path, whether or not it still holds; ``None`` without a readable one."""
+    if os.environ.get("APT_NO_CACHE"):
+        return None
+    try:
+        checksum, _, text = _file(path).read_bytes().partition(b"\n")
+        if int(checksum, 16) != zlib.crc32(text):
+            return None
+        data = json.loads(text)
+        verdict = Verdict(**{**data, "seal": Seal(**data["seal"])})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return verdict if verdict.seal.path == path else None
+
+
+def keep(verdict: Verdict) -> None:
+    """Write a verdict; a cache that cannot be written is done without."""
+    if os.environ.get("APT_NO_CACHE"):
+        return
+    path = _file(verdict.seal.path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(verdict)).encode()
+        index.replace_file(str(path), f"{zlib.crc32(text):08x}\n".encode() + text)
+    except OSError:
+        return
+
+
+def forget(path: str) -> None:
+    """Remove the verdict on a path: the plugin is tried again at its next use."""
+    _file(path).unlink(missing_ok=True)

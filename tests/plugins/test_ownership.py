@@ -1,0 +1,98 @@
+"""Drop-in code runs only from what nobody else could have written."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from apt.plugins import ownership
+
+ROOT_ONLY = pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    directory = tmp_path / "plugins"
+    directory.mkdir(mode=0o755)
+    path = directory / "one.py"
+    path.write_text("")
+    path.chmod(0o644)
+    return path
+
+
+def test_own_files_are_fine(file: Path) -> None:
+    assert ownership.fault(file) == ""
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o646, 0o602])
+def test_world_writable_file_is_refused(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    assert ownership.fault(file) == f"{file} can be written by others (mode {mode:04o}); chmod go-w {file}"
+
+
+def test_world_writable_directory_is_refused_unless_it_is_sticky_above(file: Path) -> None:
+    file.parent.chmod(0o777)
+    assert "plugins can be written by others (mode 0777)" in ownership.fault(file)
+    file.parent.chmod(0o1777)
+    assert ownership.fault(file) == ""
+
+
+def test_group_counts_unless_it_is_the_users_own(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.chmod(0o664)
+    monkeypatch.setattr(ownership, "_own_group", lambda _gid: False)
+    assert "can be written by others" in ownership.fault(file)
+    monkeypatch.setattr(ownership, "_own_group", lambda _gid: True)
+    assert ownership.fault(file) == ""
+
+
+@ROOT_ONLY
+def test_private_group_is_that_of_the_users_name(file: Path) -> None:
+    assert ownership._own_group(0)  # root's group bears root's name
+    assert not ownership._own_group(1)
+    assert not ownership._own_group(987654)
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_what_belongs_to_another_user_is_refused(file: Path, what: str) -> None:
+    path = file if what == "file" else file.parent
+    os.chown(path, 987654, -1)
+    assert ownership.fault(file) == f"{path} belongs to the user 987654"
+
+
+def test_package_is_looked_at_as_a_whole(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "deep").mkdir(parents=True)
+    inner = package / "deep" / "code.py"
+    inner.write_text("")
+    assert ownership.fault(package) == ""
+    inner.chmod(0o666)
+    assert ownership.fault(package).startswith(f"{inner} can be written")
+
+
+def test_cached_bytecode_counts(file: Path) -> None:
+    cache = file.parent / "__pycache__"
+    cache.mkdir()
+    (cache / "one.cpython-311.pyc").write_bytes(b"")
+    (cache / "other.cpython-311.pyc").write_bytes(b"")
+    (cache / "other.cpython-311.pyc").chmod(0o666)
+    assert ownership.fault(file) == ""
+    (cache / "one.cpython-311.pyc").chmod(0o666)
+    assert "one.cpython-311.pyc can be written by others" in ownership.fault(file)
+
+
+def test_link_is_judged_by_what_it_leads_to(file: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "real.py").write_text("")
+    link = file.parent / "link.py"
+    link.symlink_to(shared / "real.py")
+    assert "shared can be written by others" in ownership.fault(link)
+
+
+def test_what_is_gone_is_told(file: Path) -> None:
+    file.unlink()
+    assert ownership.fault(file) == f"{file} cannot be looked at: No such file or directory"
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o755

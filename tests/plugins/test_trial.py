@@ -1,0 +1,105 @@
+"""Trying foreign code in a child: whatever it does there, there is a verdict."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from apt.plugins import build, trial
+from apt.plugins.verdicts import Seal, Verdict
+
+Dropin = Callable[[str, str], Path]
+Source = Callable[..., str]
+
+#: What a plugin does when it is imported, and the reason that its trial gives.
+HOSTILE = {
+    "raises": ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
+    "raises_base": ("raise BaseException('all')", "BaseException: all"),
+    "exits": ("import sys; sys.exit(0)", "SystemExit: 0"),
+    "dies": ("import os; os._exit(0)", "importing it ended the process with code 0"),
+    "segfaults": ("import ctypes; ctypes.string_at(0)", "importing it ended the process with code -11"),
+    "imports": ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+    "recurses": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+    "kills": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended the process with code -9"),
+}
+
+
+def attempt(path: Path, seconds: float = trial.SECONDS) -> Verdict:
+    return trial.attempt(f"apt_dropins.{path.stem}:", Seal.of(path), seconds=seconds)
+
+
+def test_sound_plugin_says_what_it_registers_and_what_its_import_costs(dropin: Dropin, plugin_source: Source) -> None:
+    top = "ballast = bytearray(32 << 20)\nballast[::4096] = b'x' * len(ballast[::4096])\nimport time; time.sleep(0.2)"
+    verdict = attempt(dropin("one.py", plugin_source("one", top=top)))
+    assert verdict.reason == ""
+    assert verdict.declared["commands"] == [{"name": "one-command", "target": "", "help": "Say hello."}]
+    assert verdict.declared["class"] == "apt_dropins.one:Made"
+    assert 0.2 <= verdict.import_seconds < trial.SECONDS
+    assert 30 << 20 <= verdict.import_bytes < 60 << 20
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_import_gives_a_reason(name: str, dropin: Dropin, plugin_source: Source) -> None:
+    top, reason = HOSTILE[name]
+    verdict = attempt(dropin("bad.py", plugin_source("bad", top=top)))
+    assert reason in verdict.reason
+    assert "\n" not in verdict.reason
+
+
+def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
+    dropin: Dropin, plugin_source: Source, tmp_path: Path
+) -> None:
+    note = tmp_path / "pid"
+    top = (
+        "import signal, subprocess, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(note)!r}, 'w').write(str(child.pid))\n"
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
+    )
+    verdict = attempt(dropin("loop.py", plugin_source("loop", top=top)), seconds=2)
+    assert verdict.reason == "importing it took longer than 2 s"
+    pid = int(note.read_text())
+    for _ in range(100):  # init takes a moment to reap it
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the plugin's child outlived the trial")
+
+
+def test_threads_and_exit_handlers_of_a_plugin_are_not_waited_for(dropin: Dropin, plugin_source: Source) -> None:
+    top = (
+        "import atexit, threading, time\natexit.register(time.sleep, 600)\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()"
+    )
+    assert attempt(dropin("thread.py", plugin_source("thread", top=top))).reason == ""
+
+
+def test_prints_reach_nobody_and_files_land_nowhere(
+    dropin: Dropin, plugin_source: Source, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    top = "import os; print('x' * 100000); os.write(1, b'raw'); open('left-behind', 'w').close()"
+    assert attempt(dropin("loud.py", plugin_source("loud", top=top))).reason == ""
+    assert capfd.readouterr() == ("", "")
+    assert not Path("left-behind").exists()
+
+
+def test_torch_is_not_imported_by_the_trial_itself() -> None:
+    code = "import apt.plugins.trial, sys; assert not {'torch', 'numpy', 'pluggy', 'psutil'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_index_is_built_without_any_trial(
+    dropin: Dropin, plugin_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "attempt", None)
+    dropin("one.py", plugin_source("one"))
+    assert build.build().plugin("one").status == "untried"

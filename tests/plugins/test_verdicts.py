@@ -1,0 +1,93 @@
+"""Verdicts hold for the files that were tried, in the environment in which they were."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from apt.plugins import verdicts
+from apt.plugins.verdicts import Seal, Verdict
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    path = tmp_path / "package"
+    (path / "inner").mkdir(parents=True)
+    (path / "__init__.py").write_text("a")
+    (path / "inner" / "b.py").write_text("b")
+    (path / "plugin.toml").write_text("")
+    return path
+
+
+def test_kept_verdict_is_found_again(package: Path) -> None:
+    verdict = Verdict(Seal.of(package), "", {"name": "x", "commands": []}, 0.25, 1000)
+    assert verdicts.find(str(package)) is None
+    verdicts.keep(verdict)
+    assert verdicts.find(str(package)) == verdict
+    verdicts.forget(str(package))
+    assert verdicts.find(str(package)) is None
+    verdicts.forget(str(package))
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove", "rename", "touch", "manifest"])
+def test_seal_breaks_with_any_change_of_code(package: Path, change: str) -> None:
+    before = Seal.of(package)
+    inner = package / "inner" / "b.py"
+    match change:
+        case "edit":
+            inner.write_text("c")
+            os.utime(inner, ns=(before.mtime_ns, before.mtime_ns))  # same size, same time
+        case "add":
+            (package / "inner" / "c.py").write_text("")
+        case "remove":
+            inner.unlink()
+        case "rename":
+            inner.rename(package / "inner" / "d.py")
+        case "touch":
+            os.utime(inner, (before.mtime_ns // 10**9 + 9,) * 2)
+        case "manifest":
+            (package / "plugin.toml").write_text("#")
+    assert Seal.of(package) != before
+
+
+def test_what_is_no_code_breaks_no_seal(package: Path) -> None:
+    before = Seal.of(package)
+    (package / "data.json").write_text("{}")
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "b.py").write_text("")
+    (package / ".hidden.py").write_text("")
+    assert Seal.of(package) == before
+
+
+def test_other_environment_has_its_own_verdict(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts.keep(Verdict(Seal.of(package), "bad"))
+    monkeypatch.setattr("sys.prefix", "/elsewhere")
+    assert verdicts.find(str(package)) is None
+
+
+def test_damage_is_a_miss(package: Path) -> None:
+    verdict = Verdict(Seal.of(package), "", {"name": "x"}, 0.25, 1000)
+    verdicts.keep(verdict)
+    (path,) = Path(verdicts.directory()).iterdir()
+    whole, chance = path.read_bytes(), random.Random(3)
+    for _ in range(500):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(bytes(damaged[: chance.choice([len(damaged), chance.randrange(len(damaged))])]))
+        assert verdicts.find(str(package)) in (None, verdict)
+    path.write_bytes(b"")
+    assert verdicts.find(str(package)) is None
+
+
+def test_cache_that_cannot_be_written_is_done_without(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    verdicts.keep(Verdict(Seal.of(package)))
+    assert verdicts.find(str(package)) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("APT_NO_CACHE", "1")
+    verdicts.keep(Verdict(Seal.of(package)))
+    assert not Path(verdicts.directory()).exists()
