@@ -35,6 +35,8 @@ messages: $(VENV)/.installed-dev
 
 benchmark: $(VENV)/.installed-plugins
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/info_70b.py
+	$(BIN)/python benchmarks/fuzz_headers.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ READ: Final = {
     "HF_ENDPOINT": "The Hub; `https://huggingface.co` when absent.",
     "HF_HUB_OFFLINE": "`1`, `ON`, `YES` or `TRUE`: no Hub is asked; models come from its cache.",
     "HF_HUB_CACHE": "The Hub's cache; `$HF_HOME/hub` when absent.",
+    "OLLAMA_MODELS": "Directory of Ollama's models, which `list` shows; `~/.ollama/models` when absent.",
     "HF_HOME": "Directory of Hugging Face's files; `$XDG_CACHE_HOME/huggingface` when absent.",
     "XDG_CACHE_HOME": "Directory of caches, of which the index of plugins is one; `~/.cache` when absent.",
     "NO_COLOR": "Any value: neither colour nor animation.",

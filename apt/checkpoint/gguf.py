@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
+from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, shown
 
 MAGIC: Final = b"GGUF"
 DEFAULT_ALIGNMENT: Final = 32
@@ -122,7 +122,7 @@ class GGUFFile:
         :raises NotFoundError: when there is no tensor of that name.
         """
         if name not in self.tensors:
-            raise NotFoundError(f"{self.path} has no tensor {name!r}")
+            raise NotFoundError(f"{self.path} has no tensor {shown(name)}")
         tensor = self.tensors[name]
         with self.path.open("rb") as file:
             file.seek(tensor.start)
@@ -154,7 +154,7 @@ class _Parser:
         for _ in range(n_fields):
             key = self._string("a metadata name", MAX_NAME_BYTES)
             if key in metadata:
-                raise self._bad(f"metadata {key!r} appears twice")
+                raise self._bad(f"metadata {shown(key)} appears twice")
             metadata[key] = self._value(key, self._number("I"))
         table_start = self._at
         self._fits(n_tensors, 24, "tensors")
@@ -189,24 +189,24 @@ class _Parser:
 
     def _value(self, key: str, kind: int) -> Any:
         if kind == _STRING:
-            return self._string(f"metadata {key!r}")
+            return self._string(f"metadata {shown(key)}")
         if kind == _ARRAY:
             return self._array(key)
         if kind not in _SCALARS:
-            raise self._bad(f"metadata {key!r} has the unknown type {kind}")
+            raise self._bad(f"metadata {shown(key)} has the unknown type {kind}")
         return self._number(_SCALARS[kind][0])
 
     def _array(self, key: str) -> Any:
         kind, count = self._number("I"), self._number("Q")
         if kind == _STRING:
-            self._fits(count, 8, f"strings in {key!r}")
-            return [self._string(f"an entry of {key!r}") for _ in range(count)]
+            self._fits(count, 8, f"strings in {shown(key)}")
+            return [self._string(f"an entry of {shown(key)}") for _ in range(count)]
         if kind not in _SCALARS:
             what = "is an array of arrays" if kind == _ARRAY else f"has the unknown type {kind}"
-            raise self._bad(f"metadata {key!r} {what}")
+            raise self._bad(f"metadata {shown(key)} {what}")
         code = _SCALARS[kind][1]
         width = struct.calcsize("<" + code)
-        self._fits(count, width, f"values in {key!r}")
+        self._fits(count, width, f"values in {shown(key)}")
         raw = self._take(count * width)
         if kind == _BOOL:
             return [bool(byte) for byte in raw]
@@ -220,18 +220,18 @@ class _Parser:
         name = self._string("a tensor's name", MAX_NAME_BYTES)
         dimensions = self._number("I")
         if dimensions > MAX_DIMENSIONS:
-            raise self._bad(f"tensor {name!r} has {dimensions} dimensions")
+            raise self._bad(f"tensor {shown(name)} has {dimensions} dimensions")
         sizes = [self._number("Q") for _ in range(dimensions)]
         kind, offset = self._number("I"), self._number("Q")
         if kind not in TENSOR_TYPES:
-            raise UnsupportedError(f"{self._path}: tensor {name!r} has the unknown type {kind}")
+            raise UnsupportedError(f"{self._path}: tensor {shown(name)} has the unknown type {kind}")
         type_name, block, block_bytes = TENSOR_TYPES[kind]
         count = 1
         for size in sizes:
             count *= size
         row = sizes[0] if sizes else 1
         if row % block:
-            raise self._bad(f"tensor {name!r} has rows of {row} values, not a multiple of {type_name}'s {block}")
+            raise self._bad(f"tensor {shown(name)} has rows of {row} values, not a multiple of {type_name}'s {block}")
         return name, type_name, tuple(reversed(sizes)), offset, count // block * block_bytes
 
     def _place(
@@ -239,17 +239,17 @@ class _Parser:
     ) -> dict[str, GGUFTensor]:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise self._bad(f"the alignment {alignment!r} is not a power of two")
+            raise self._bad(f"the alignment {shown(alignment)} is not a power of two")
         base = (self._at + alignment - 1) // alignment * alignment
         tensors: dict[str, GGUFTensor] = {}
         for name, kind, shape, offset, size in entries:
             if name in tensors:
-                raise self._bad(f"tensor {name!r} appears twice")
+                raise self._bad(f"tensor {shown(name)} appears twice")
             if offset % alignment:
-                raise self._bad(f"tensor {name!r} is not aligned")
+                raise self._bad(f"tensor {shown(name)} is not aligned")
             if base + offset + size > self._size:
                 raise BadInputError(
-                    f"{self._path} is truncated: tensor {name!r} ends at byte {base + offset + size}, "
+                    f"{self._path} is truncated: tensor {shown(name)} ends at byte {base + offset + size}, "
                     f"the file at {self._size}"
                 )
             tensors[name] = GGUFTensor(name, kind, shape, base + offset, size)
@@ -260,5 +260,5 @@ class _Parser:
         end, before = 0, ""
         for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.size_bytes)):
             if tensor.start < end:
-                raise self._bad(f"tensors {before!r} and {tensor.name!r} overlap")
+                raise self._bad(f"tensors {shown(before)} and {shown(tensor.name)} overlap")
             end, before = tensor.start + tensor.size_bytes, tensor.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from apt.checkpoint.architecture import Architecture, descriptor
 from apt.checkpoint.atomic import recover
 from apt.checkpoint.safetensors_header import TensorInfo, read_header, unique_keys
-from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
+from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, shown
 from apt.store import resolve
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 LINEAGE_NAME: Final = "apt.json"
+#: The largest tokenizers take some 40 MB; a file beyond this is not read into memory.
+MAX_JSON_BYTES: Final = 512 << 20
 
 #: Files beside the weights that belong to the model and travel with it.
 SIDE_FILES: Final = (
@@ -165,7 +167,7 @@ class Checkpoint:
         try:
             return self.tensors[name]
         except KeyError:
-            raise BadInputError(f"{self.path} has no tensor {name!r}") from None
+            raise BadInputError(f"{self.path} has no tensor {shown(name)}") from None
 
 
 def torch_dtype(name: str) -> "torch.dtype":
@@ -189,6 +191,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
     :raises BadInputError: naming the file and the place of the fault.
     """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise BadInputError(f"{path}: larger than any JSON file of a model ({path.stat().st_size} bytes)")
     try:
         value = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
@@ -214,6 +218,8 @@ def member(directory: Path, name: str) -> Path:
     """
     if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise BadInputError(f"{directory}: the file name {name!r} leaves the directory", hint="do not use this model")
+    if len(name) > 255 or any("\ud800" <= c <= "\udfff" for c in name):
+        raise BadInputError(f"{directory}: {name[:40]!a} cannot be the name of a file")
     path = directory / name
     try:
         real, home = path.resolve(), directory.resolve()
@@ -254,9 +260,9 @@ def _read_indexed(directory: Path, index: dict[str, Any]) -> dict[str, TensorInf
         for name, tensor in read_header(path)[0].items():
             if weight_map.get(name) != shard:
                 where = weight_map.get(name, "no shard")
-                raise BadInputError(f"{directory}: {shard} holds {name!r}, which the index places in {where}")
+                raise BadInputError(f"{directory}: {shard} holds {shown(name)}, which the index places in {where}")
             tensors[name] = tensor
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
-        raise BadInputError(f"{directory}: the index names {missing[0]!r}, which its shard does not hold")
+        raise BadInputError(f"{directory}: the index names {shown(missing[0])}, which its shard does not hold")
     return tensors

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from apt.console.errors import BadInputError
+from apt.console.errors import BadInputError, shown
 
 #: The library's own limit: a longer header is hostile or corrupted.
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -45,7 +45,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"key {key!r} occurs twice")
+            raise ValueError(f"key {shown(key)} occurs twice")
         result[key] = value
     return result
 
@@ -73,9 +73,15 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if not isinstance(header, dict):
         raise BadInputError(f"{path}: corrupted safetensors header: not an object", hint=_RELOAD)
     metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise BadInputError(f"{path}: corrupted safetensors header: __metadata__ is not texts by name", hint=_RELOAD)
+    try:  # JSON's escapes can name half a pair, which is no text
+        "".join((*header, *metadata, *metadata.values())).encode()
+    except UnicodeEncodeError:
+        raise BadInputError(f"{path}: corrupted safetensors header: a name is not Unicode", hint=_RELOAD) from None
     tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_layout(path, list(tensors.values()), 8 + length, file_size)
-    return tensors, metadata if isinstance(metadata, dict) else {}
+    return tensors, metadata
 
 
 _RELOAD: Final = "download or copy the file again"
@@ -89,12 +95,13 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
             raise ValueError("sizes are not whole numbers")
         bits = DTYPE_BITS[dtype]
     except KeyError as error:
-        raise BadInputError(f"{path}: tensor {name!r}: {error} is missing or unknown") from None
+        raise BadInputError(f"{path}: tensor {shown(name)}: {shown(error.args[0])} is missing or unknown") from None
     except (TypeError, ValueError) as error:
-        raise BadInputError(f"{path}: tensor {name!r}: {error}") from None
+        raise BadInputError(f"{path}: tensor {shown(name)}: {error}") from None
     if end - begin != (math.prod(shape) * bits + 7) // 8:
         raise BadInputError(
-            f"{path}: tensor {name!r}: shape {shape} of {dtype} does not take {end - begin} bytes", hint=_RELOAD
+            f"{path}: tensor {shown(name)}: shape {shown(shape)} of {dtype} does not take {shown(end - begin)} bytes",
+            hint=_RELOAD,
         )
     return TensorInfo(name, dtype, tuple(shape), path, data_start + begin, end - begin)
 
@@ -104,7 +111,7 @@ def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_s
     for tensor in sorted(tensors, key=lambda t: (t.start, t.size_bytes)):
         if tensor.start != position:
             fault = "overlaps the one before it" if tensor.start < position else "leaves a hole before it"
-            raise BadInputError(f"{path}: tensor {tensor.name!r} {fault}", hint=_RELOAD)
+            raise BadInputError(f"{path}: tensor {shown(tensor.name)} {fault}", hint=_RELOAD)
         position += tensor.size_bytes
     if position != file_size:
         fault = "truncated" if position > file_size else "followed by bytes that no tensor owns"

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from apt.checkpoint.reader import read_json
+from apt.checkpoint.reader import MAX_JSON_BYTES, read_json
+from apt.checkpoint.tokenizer_scan import ScannedTokenizer, scan_tokenizer
 
 #: The special tokens that configs give an id for.
 SPECIAL: Final = ("bos", "eos", "pad", "unk")
+#: More of a template is not read: a file of gigabytes is no template.
+_TEMPLATE_BYTES: Final = 8 << 20
+#: A definition of so many bytes is gone through, not parsed.
+_SCANNED_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ def read_tokenizer(directory: Path) -> TokenizerFacts | None:
     settings = _optional(directory / "tokenizer_config.json")
     special = {role: text for role in SPECIAL if (text := _text(settings.get(f"{role}_token")))}
     if (directory / "tokenizer.json").is_file():
+        if scanned := _scanned(directory / "tokenizer.json"):
+            return _scanned_facts(scanned, special, settings, chat_template(directory) is not None)
         definition = read_json(directory / "tokenizer.json")
         ids = vocabulary(definition)
         kind = str(_mapping(definition.get("model")).get("type") or "")
@@ -66,6 +73,30 @@ def read_tokenizer(directory: Path) -> TokenizerFacts | None:
     )
 
 
+def _scanned(path: Path) -> ScannedTokenizer | None:
+    """Go through a large definition without building its vocabulary; ``None`` for a small or unusual one."""
+    if not _SCANNED_BYTES <= path.stat().st_size <= MAX_JSON_BYTES:
+        return None
+    return scan_tokenizer(path.read_bytes())
+
+
+def _scanned_facts(
+    scanned: ScannedTokenizer, special: dict[str, str], settings: Mapping[str, Any], template: bool
+) -> TokenizerFacts:
+    added = vocabulary(scanned.definition)
+    ids = scanned.ids.union(added.values())
+    found = {role: added[text] if text in added else scanned.id_of(text) for role, text in special.items()}
+    return TokenizerFacts(
+        kind=str(_mapping(scanned.definition.get("model")).get("type") or ""),
+        tokens=len(ids) or None,
+        highest_id=max(ids, default=None),
+        special=special,
+        special_ids={role: n for role, n in found.items() if n is not None},
+        adds_bos=_adds(scanned.definition, special.get("bos"), settings),
+        chat_template=template,
+    )
+
+
 def vocabulary(definition: Mapping[str, Any]) -> dict[str, int]:
     """Return token → id of a ``tokenizer.json``, added tokens included."""
     model = _mapping(definition.get("model"))
@@ -87,7 +118,8 @@ def chat_template(directory: Path) -> str | None:
     """Return the checkpoint's default chat template, from its own file or the tokenizer's config."""
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
+        with file.open("rb") as stream:
+            return stream.read(_TEMPLATE_BYTES).decode("utf-8", errors="replace")
     found = _optional(directory / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):  # several by name
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}

@@ -106,6 +106,14 @@ def first_line(error: BaseException, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def shown(value: object, length: int = 80) -> str:
+    """Return a value as Python writes it, at most ``length`` characters; a huge whole number by its size in bits."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def system_error(error: BaseException) -> OSError | None:
     """Return the operating system's error in an exception; safetensors' own one holds it as text only."""
     if isinstance(error, OSError):

@@ -1,4 +1,9 @@
-"""Figures as people read them."""
+"""Figures as people read and write them."""
+
+import re
+from typing import Final
+
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?:([kmgt])(i?)b|b)?", re.IGNORECASE)
 
 
 def format_bytes(n: int) -> str:
@@ -22,3 +27,19 @@ def format_age(seconds: float) -> str:
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
     return f"{max(0, int(seconds))} s"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that ``"24GiB"``, ``"1.5 TB"`` or ``"1000"`` say: binary units with an i, decimal ones without.
+
+    :raises ValueError: for anything else, zero included.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size")
+    number, prefix, binary = match.groups()
+    power = "kmgt".index(prefix.lower()) + 1 if prefix else 0
+    value = int(float(number) * (1024 if binary else 1000) ** power)
+    if value <= 0:
+        raise ValueError(f"{text!r} is nothing")
+    return value

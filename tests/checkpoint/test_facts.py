@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from apt.checkpoint.facts import licence_of, model_facts
-from apt.checkpoint.listing import list_models
-from apt.checkpoint.sizes import gguf_component, size_facts
+from apt.checkpoint.facts import model_facts
+from apt.checkpoint.size_report import size_facts
+from apt.checkpoint.sizes import gguf_component
 from apt.checkpoint.tokenizer_facts import read_tokenizer
-from apt.console.errors import BadInputError, NotFoundError, UnsupportedError
-from apt.console.units import format_age, format_bytes
+from apt.console.errors import BadInputError, NotFoundError
 
 #: Small settings that every family of the descriptor table understands.
 SMALL = {
@@ -66,22 +65,6 @@ def test_kv_bytes_equal_a_real_cache(tmp_path: Path, family: str) -> None:
     assert found.kv_bytes_per_token == stored // 5
     assert found.kv_groups == found.heads // found.kv_heads  # type: ignore[operator]
     assert (found.layers, found.context) == (2, 40)
-
-
-def test_bytes_equal_the_safetensors_library(new_llama: Callable[..., Path], tmp_path: Path) -> None:
-    from safetensors import safe_open
-
-    path = new_llama(tmp_path / "m", dtype="bfloat16", tie_word_embeddings=False)
-    found = size_facts(str(path))
-    sizes: Counter[str] = Counter()
-    with safe_open(path / "model.safetensors", "pt") as file:
-        for name in file.keys():  # noqa: SIM118  # a safe_open is no mapping
-            tensor = file.get_tensor(name)
-            sizes[str(tensor.dtype)] += tensor.numel() * tensor.element_size()
-    assert found.bytes_by_dtype == {"BF16": sizes["torch.bfloat16"]}
-    assert found.tensor_bytes == sum(found.bytes_by_component.values()) == sizes.total()
-    assert found.size_bytes == (path / "model.safetensors").stat().st_size
-    assert found.tables()[0].rows[-1][0] == "all"
 
 
 def write_gguf(path: Path) -> Path:
@@ -185,63 +168,16 @@ def test_a_lone_file_is_read_without_a_config(llama_dir: Path, tmp_path: Path) -
     assert found.notes == ("no config.json: components and sizes are left out",)
 
 
-@pytest.mark.parametrize(
-    ("card", "licence"),
-    [
-        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# x", "apache-2.0"),
-        ("---\nlicense: 'mit'\n---\n", "mit"),
-        ("# x", None),
-    ],
-)
-def test_the_licence_is_that_of_the_card(tmp_path: Path, card: str, licence: str | None) -> None:
-    (tmp_path / "README.md").write_text(card, encoding="utf-8")
-    assert licence_of(tmp_path) == licence
-    (tmp_path / "LICENSE").write_text("\n  MIT License\n\nCopyright", encoding="utf-8")
-    assert licence_of(tmp_path) == (licence or "MIT License")
-
-
 def test_bad_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "pickled").mkdir()
-    (tmp_path / "pickled" / "config.json").write_text("{}")
-    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x02.")
     (tmp_path / "x.gguf").write_bytes(b"no GGUF header at all, really")
     for name, error in (
         ("missing", NotFoundError),
         ("empty", NotFoundError),
-        ("pickled", UnsupportedError),
         ("x.gguf", BadInputError),
     ):
         with pytest.raises(error):
             model_facts(str(tmp_path / name))
-
-
-def test_the_list_holds_store_cache_and_directories(
-    new_llama: Callable[..., Path], apt_home: Path, tmp_path: Path
-) -> None:
-    elsewhere = [m for m in list_models().models if m.place != "shipped"]
-    assert elsewhere == []
-    stored = new_llama(apt_home / "models" / "模型")
-    lineage = {"operation": "prune", "parent": {"name": "dense", "digest": "x"}, "created": "2026-01-01T00:00:00+00:00"}
-    (stored / "apt.json").write_text(json.dumps(lineage))
-    broken = new_llama(apt_home / "models" / "broken")
-    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-1])
-    cache = tmp_path / "hf-home" / "hub" / "models--owner--name"
-    new_llama(cache / "snapshots" / "abc123")
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("abc123")
-    new_llama(tmp_path / "given" / "one")
-    write_gguf(tmp_path / "given" / "two.gguf")
-    listed = {m.name: m for m in list_models([tmp_path / "given"]).models if m.place != "shipped"}
-    one, two = str(tmp_path / "given" / "one"), str(tmp_path / "given" / "two.gguf")
-    assert set(listed) == {"模型", "broken", "hf:owner/name", one, two}
-    assert (listed["模型"].operation, listed["模型"].parent) == ("prune", "dense")
-    assert "truncated" in listed["broken"].problem and listed["broken"].parameters is None
-    assert listed["hf:owner/name"].place == "cache" and listed[two].format == "gguf"
-    assert listed[one].parameters == model_facts(one).parameters
-    assert len(list_models().tables()) == 2
-    with pytest.raises(NotFoundError):
-        list_models([tmp_path / "nowhere"])
 
 
 def test_info_imports_nothing_heavy(llama_dir: Path) -> None:
@@ -255,6 +191,135 @@ def test_info_imports_nothing_heavy(llama_dir: Path) -> None:
     assert json.loads(done.stdout)["architecture"] == "llama"
 
 
-def test_figures_are_shown_as_people_read_them() -> None:
-    assert [format_bytes(n) for n in (0, 1023, 1536, 3 << 30)] == ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]
-    assert [format_age(s) for s in (5, 90, 7200, 200_000)] == ["5 s", "1 min", "2 h", "2 d"]
+def test_active_parameters_and_experts(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    torch.manual_seed(0)
+    settings = {**SMALL, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**settings))
+    model.save_pretrained(tmp_path / "m")
+    found = model_facts(str(tmp_path / "m"))
+    experts = sum(p.numel() for n, p in model.named_parameters() if ".experts." in n)
+    assert found.parameters_by_component["experts"] == experts
+    assert found.active_parameters == model.num_parameters() - experts * 6 // 8
+    assert (found.experts, found.experts_per_token, found.ff) == (8, 2, 16)
+    assert "a token uses" in str(found.tables())
+
+
+def test_context_and_batch_change_cache_flops_and_memory(llama_dir: Path) -> None:
+    small, large = (model_facts(str(llama_dir), context=c, batch=b) for c, b in ((16, 1), (64, 4)))
+    assert small.kv is not None and large.kv is not None and small.flops is not None and large.flops is not None
+    assert large.kv.size_bytes == 16 * small.kv.size_bytes == 64 * 4 * large.kv_bytes_per_token  # type: ignore[operator]
+    assert small.flops.decode_flops_per_token < large.flops.decode_flops_per_token
+    needs = {m.precision: m for m in large.memory}
+    assert list(needs) == ["stored", "fp32", "bf16", "int8", "q4"]
+    assert needs["fp32"].weight_bytes == 4 * large.parameters == 2 * needs["bf16"].weight_bytes
+    assert all(m.total_bytes == m.weight_bytes + large.kv.size_bytes for m in large.memory)
+    beyond = model_facts(str(llama_dir), context=1000)
+    assert "made for 128 tokens" in beyond.notes[0]
+
+
+def test_a_model_of_chinese_name_and_template(new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "模型🙂")
+    template = "{% for m in messages %}{{ '用户：' if m.role == 'user' else '助手：' }}{{ m.content }}{% endfor %}"
+    (path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    found = model_facts(str(path))
+    assert found.name == "模型🙂" and found.template is not None and found.template.renders
+    assert found.template.example.startswith("用户：Hello, 你好 🙂")
+
+
+def test_special_ids_that_differ_are_told(new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 7, "pad_token_id": 999}))
+    told = "\n".join(model_facts(str(path)).contradictions)
+    assert "generation_config.json: eos_token_id is 7" in told and "999 is outside the vocabulary" in told
+    assert model_facts(str(new_llama(tmp_path / "whole"))).contradictions == ()
+
+
+def test_problems_seen_in_passing(new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    assert model_facts(str(path)).problems == ()
+    names = list(model_names(path))
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (path / "stray.safetensors").write_bytes(b"")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text("\ufeff" + json.dumps(config | {"dtype": "bfloat16"}), encoding="utf-8")
+    told = "\n".join(model_facts(str(path)).problems)
+    for words in ("total_size is 1,", "stray.safetensors: not named", "byte order mark", "says bfloat16"):
+        assert words in told
+
+
+def model_names(path: Path) -> list[str]:
+    from apt.checkpoint.reader import Checkpoint
+
+    return list(Checkpoint.open(path).tensors)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickled_weights_are_counted_without_being_loaded(
+    legacy: bool, new_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    whole = new_llama(tmp_path / "m", tie_word_embeddings=False, dtype="bfloat16")
+    expected = model_facts(str(whole))
+    torch.save(
+        load_file(whole / "model.safetensors"), whole / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy
+    )
+    assert model_facts(str(whole)).pickles[0].name == "pytorch_model.bin"  # beside safetensors it is only told of
+    (whole / "model.safetensors").unlink()
+    for ref in (whole, whole / "pytorch_model.bin"):
+        found = model_facts(str(ref))
+        assert (found.format, found.parameters, found.problems) == ("pickle", expected.parameters, ())
+        assert found.parameters_by_component == expected.parameters_by_component
+        assert found.parameters_by_dtype == {"BF16": expected.parameters}
+        assert found.pickles[0].container == ("legacy" if legacy else "zip") and found.tables()
+
+
+def test_a_pickle_that_runs_code_is_told(tmp_path: Path) -> None:
+    (tmp_path / "evil.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    found = model_facts(str(tmp_path / "evil.bin"))
+    assert found.pickles[0].unexpected_imports == ("os.system",)
+    assert "os.system" in found.problems[0] and not (tmp_path / "owned").exists()
+
+
+def test_layers_beyond_the_config_are_told(new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    found = model_facts(str(path))
+    assert "in layers that the config does not count" in found.notes[0]
+    assert found.active_parameters is not None and found.active_parameters < found.parameters
+
+
+def test_a_gguf_of_a_known_family_has_cache_and_flops(tmp_path: Path) -> None:
+    found = model_facts(str(write_gguf(tmp_path / "m.gguf")), context=64)
+    assert found.kv is not None and found.kv.size_bytes == 64 * found.kv_bytes_per_token  # type: ignore[operator]
+    assert found.flops is not None and [m.precision for m in found.memory] == ["stored", "fp32", "bf16"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "tokenizer_config.json"])
+def test_files_of_a_terabyte_are_not_read(name: str, new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    with (path / name).open("r+b") as stream:
+        stream.truncate(1 << 40)  # sparse: no byte of it is on the disk
+    with pytest.raises(BadInputError, match="larger than any JSON file"):
+        model_facts(str(path))
+
+
+def test_a_template_of_a_terabyte_is_not_tried(new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = new_llama(tmp_path / "m")
+    with (path / "chat_template.jinja").open("wb") as stream:
+        stream.truncate(1 << 40)
+    found = model_facts(str(path)).template
+    assert found is not None and found.renders is None and "not tried" in found.problem
+
+
+def test_a_linked_file_keeps_its_own_name(llama_dir: Path, tmp_path: Path) -> None:
+    link = tmp_path / "good-name.safetensors"
+    link.symlink_to(llama_dir / "model.safetensors")
+    assert model_facts(str(link)).name == "good-name.safetensors"

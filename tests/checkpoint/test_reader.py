@@ -228,3 +228,13 @@ def test_tokenizer(llama_dir: Path, copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     with pytest.raises(NotFoundError, match="no tokenizer"):
         Checkpoint.open(copy).tokenizer()
+
+
+def test_a_name_that_is_no_unicode_is_refused_as_by_the_library(tmp_path: Path) -> None:
+    header = b'{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(BadInputError, match="not Unicode"):
+        read_header(tmp_path / "x.safetensors")
+    (tmp_path / "y.safetensors").write_bytes((29).to_bytes(8, "little") + b'{"__metadata__": {"a": [1]}} ')
+    with pytest.raises(BadInputError, match="__metadata__"):
+        read_header(tmp_path / "y.safetensors")

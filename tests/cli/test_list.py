@@ -15,3 +15,10 @@ def test_models_and_directories(cli: Callable, new_llama: Callable[..., Path], a
     assert {"mine", str(tmp_path / "here" / "other")} <= names
     assert "mine" in cli("list").out
     assert cli("list", tmp_path / "nowhere").code == 3
+
+
+def test_sort_and_filter(cli: Callable, new_llama: Callable[..., Path], apt_home: Path) -> None:
+    new_llama(apt_home / "models" / "mine")
+    ran = cli("list", "--sort", "size", "--filter", "place=store", "--json")
+    assert [m["name"] for m in json.loads(ran.out)["models"]] == ["mine"]
+    assert cli("list", "--sort", "colour").code == 2

@@ -20,11 +20,12 @@ class MagnitudeStrategy:
 
     def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
         """Return the one plan: sizes stay; see :class:`~.base.Strategy`."""
-        _ = checkpoint.architecture  # refuses what has no descriptor
+        checkpoint.architecture.check_uniform("pruning")
         return [PlanPreview(_PLAN, ratio, checkpoint.parameters, checkpoint.size_bytes)]
 
     def prune(self, task: Task) -> Pruned:
         """Zero the weights of a copy; see :class:`~.base.Strategy`."""
+        task.architecture.check_uniform("pruning")
         model = copy.deepcopy(task.model)
         zeros: dict[int, int] = {}
         totals: dict[int, int] = {}
