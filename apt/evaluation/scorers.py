@@ -5,7 +5,7 @@ model of one format. The core ships ``transformers``; a plugin that brings anoth
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,10 @@ from apt.evaluation.speed import Speed, measure_speed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Scorer", "TransformersScorer", "Tree", "as_scorer"]
+#: Whether the new tokens of a prompt are enough: ``(number of the prompt, new tokens) -> bool``.
+Finished = Callable[[int, list[int]], bool]
+
+__all__ = ["Finished", "Scorer", "TransformersScorer", "Tree", "as_scorer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,14 @@ class Scorer(Protocol):
         """Return the logits where tokens see one another as ``tree`` says; ``None`` when the runtime cannot."""
         ...
 
-    def greedy(self, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
-        """Continue prompts greedily, each up to ``new_tokens`` or the first of ``ends``, which is left out."""
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], finished: Finished | None = None
+    ) -> list[list[int]]:
+        """Continue prompts greedily, each up to ``new_tokens`` or the first of ``ends``, which is left out.
+
+        :param finished: asked with a prompt's number and its new tokens whether more of them are of use; a runtime may
+            go on nevertheless.
+        """
         ...
 
     def speed(self) -> Speed | None:
@@ -131,14 +140,22 @@ class TransformersScorer:
             and all(not isinstance(n, int) or n >= length for n in reach)
         )
 
-    def greedy(self, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], finished: Finished | None = None
+    ) -> list[list[int]]:
         """See :meth:`Scorer.greedy`; prompts of one call run side by side, padded on the left."""
         import torch
+        from transformers import StoppingCriteriaList
 
         width = max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         device = self.model.device
+
+        def stop(found: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            rows = found[:, width:].tolist()
+            return torch.tensor([finished is not None and finished(i, r) for i, r in enumerate(rows)], device=device)
+
         out = self.model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -147,6 +164,7 @@ class TransformersScorer:
             num_beams=1,
             eos_token_id=list(ends) or None,
             pad_token_id=ends[0] if ends else 0,
+            stopping_criteria=StoppingCriteriaList([stop] if finished is not None else []),
         )
         return [until(row, ends) for row in out[:, width:].tolist()]
 
