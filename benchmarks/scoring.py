@@ -3,12 +3,12 @@
     python benchmarks/scoring.py [--items 30] [--documents 24] [--turns 2] [--directory build/scoring]
 
 Made on the spot: a random Llama of 12 layers × 512 with a byte-level BPE of 32,000 tokens trained on the standard
-library, four-way questions (a piece of a module, which of four lines goes on) and documents
-of very different lengths that fit the context of 1024. The peer lives in a virtual environment that is made (and kept) in the directory. Timed
+library, four-way questions (a piece of a module; which of four lines goes on?) and documents of very different lengths
+that fit the context of 1024. The peer lives in a virtual environment that is made (and kept) in the directory. Timed
 is, on both sides, what lies between texts and log-likelihoods (tokenizing and scoring; neither imports nor loading), in
 CPU seconds with one thread each, which other work on the machine disturbs least; the two take turns, each figure is the
-median of the turns. The exit code is 1 when a bar is missed: 4 × on four-way
-choice, 2.5 × on rolling perplexity, identical accuracy, bits per byte within 1e-4, and the same for every batch size.
+median of the turns. The exit code is 1 when a bar is missed: 4 × on four-way choice, 2.5 × on rolling perplexity,
+identical accuracy, bits per byte within 1e-4, and the same for every batch size.
 """
 
 import argparse
@@ -33,7 +33,7 @@ BARS: Final = {"choice": 4.0, "rolling": 2.5}
 SEED: Final = 1
 
 #: Runs in the peer's environment; prints what it found as the last line.
-PEER_SCRIPT: Final = '''
+PEER_SCRIPT: Final = """
 import json, sys, time
 from pathlib import Path
 from lm_eval import simple_evaluate
@@ -62,7 +62,7 @@ print(json.dumps({
     "rolling": {"seconds": seconds["loglikelihood_rolling"],
                 "bits_per_byte": found["local_rolling"]["bits_per_byte,none"]},
 }))
-'''
+"""
 
 CHOICE_YAML: Final = """task: local_choice
 dataset_path: json
@@ -226,7 +226,8 @@ def main() -> int:
         same = all(first["choice"][f] == other["choice"][f] for f in ("accuracy", "accuracy_by_length"))
         gap = abs(first["rolling"]["bits_per_byte"] - other["rolling"]["bits_per_byte"])
         held &= same and gap <= 1e-6
-        print(f"{f'ours with batches of {batch_rows}: bits per byte off by':<46} {gap:12.1e} {'equal' if same else 'NO':>16}")
+        label = f"ours with batches of {batch_rows}: bits per byte off by"
+        print(f"{label:<46} {gap:12.1e} {'accuracy equal' if same else 'ACCURACY DIFFERS':>16}")
     print("every bar held" if held else "A BAR IS MISSED")
     return 0 if held else 1
 

@@ -183,7 +183,9 @@ def _run_batch(scorer: Any, sheets: Sequence[_Sheet], sums: list[list[list[float
     return True
 
 
-def _add(logits: "torch.Tensor", where: "torch.Tensor", sheets: Sequence[_Sheet], sums: list[list[list[float]]]) -> None:
+def _add(
+    logits: "torch.Tensor", where: "torch.Tensor", sheets: Sequence[_Sheet], sums: list[list[list[float]]]
+) -> None:
     """Add the targets that are predicted at the chosen positions.
 
     :param logits: ``[chosen, vocabulary]``.

@@ -9,11 +9,11 @@ from typing import Literal
 from pydantic import Field
 
 from apt.console.errors import CheckFailedError
-from apt.evaluation.checking import check_model
+from apt.evaluation.checking import MoreChecks, check_model
 from apt.evaluation.comparing import compare_models
 from apt.evaluation.results import CompareResult, TestResult, TextResult
 from apt.evaluation.text_files import write_sampled, write_texts
-from apt.options import ModelRef, Options, OutputPath, TextRef
+from apt.options import FileRef, ModelRef, Options, OutputPath, TextRef
 
 __all__ = [
     "CompareOptions",
@@ -74,6 +74,10 @@ class TestOptions(Options):
     max_rows: int | None = Field(default=None, ge=1)
     new_tokens: int = Field(default=32, ge=1)
     batch_rows: int = Field(default=8, ge=1)
+    #: JSONL files of items: multiple choice, cloze or exact match.
+    tasks: tuple[FileRef, ...] = ()
+    #: An earlier result as JSON: a figure that fell by more than noise fails the test.
+    baseline: FileRef | None = None
 
 
 class CompareOptions(Options):
@@ -130,8 +134,11 @@ def embedded_text(options: EmbeddedTextOptions) -> TextResult:
     )
 
 
-def check(options: TestOptions) -> TestResult:
-    """Check a model; the result says whether it passed."""
+def check(options: TestOptions, more_checks: MoreChecks | None = None) -> TestResult:
+    """Check a model; the result says whether it passed.
+
+    :param more_checks: checks of others, see :func:`apt.evaluation.checking.check_model`.
+    """
     return check_model(
         options.model,
         text=options.text,
@@ -139,6 +146,9 @@ def check(options: TestOptions) -> TestResult:
         max_rows=options.max_rows,
         new_tokens=options.new_tokens,
         batch_rows=options.batch_rows,
+        tasks=options.tasks,
+        baseline=options.baseline,
+        more_checks=more_checks,
     )
 
 
@@ -149,7 +159,7 @@ def test(options: TestOptions) -> TestResult:
     """
     result = check(options)
     if not result.passed:
-        told = "; ".join(f"{c.name}: {c.detail}" for c in result.failed)
+        told = "; ".join([*(f"{c.name}: {c.detail}" for c in result.failed), *result.fell])
         raise CheckFailedError(f"{result.name}: {told}", hint=f"apt_model debug {result.path}")
     return result
 

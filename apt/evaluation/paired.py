@@ -64,9 +64,9 @@ class PairedTest:
 
 
 def paired_test(
-    first: "NDArray[Any]",
-    second: "NDArray[Any]",
-    weights: "NDArray[Any] | None" = None,
+    first: "NDArray[Any] | Sequence[float]",
+    second: "NDArray[Any] | Sequence[float]",
+    weights: "NDArray[Any] | Sequence[float] | None" = None,
     *,
     sources: "Sequence[Any] | None" = None,
     resamples: int = RESAMPLES,
@@ -85,11 +85,12 @@ def paired_test(
     w = np.ones(len(a)) if weights is None else np.asarray(weights, np.float64)
     estimate, p_bootstrap, units = _bootstrap(b - a, w, sources, resamples, seed)
     test: Test = "bootstrap"
-    p, only = p_bootstrap, (None, None)
+    p = p_bootstrap
+    only: tuple[int, int] | tuple[None, None] = (None, None)
     if weights is None and bool(np.isin(np.stack([a, b]), (0.0, 1.0)).all()):
-        only = (int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum()))
+        only = counts = (int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum()))
         if sources is None:
-            test, p = "mcnemar-midp", mcnemar_midp(*only)
+            test, p = "mcnemar-midp", mcnemar_midp(*counts)
         else:
             test, p = "clustered-mcnemar", clustered_mcnemar(b - a, sources)
     error = standard_error(b - a, w, sources)
@@ -196,7 +197,5 @@ def correct(tests: Sequence[PairedTest]) -> list[PairedTest]:
         scale = (student_quantile(1 - ALPHA / 2 / len(tests), freedom) + power) / (
             student_quantile(1 - ALPHA / 2, freedom) + power
         )
-        found.append(
-            dataclasses.replace(test, p_adjusted=adjusted, minimal_detectable=test.minimal_detectable * scale)
-        )
+        found.append(dataclasses.replace(test, p_adjusted=adjusted, minimal_detectable=test.minimal_detectable * scale))
     return found

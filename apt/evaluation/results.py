@@ -7,9 +7,11 @@ from typing import Literal
 from apt.console.table import Table
 from apt.console.units import format_bytes, format_count
 from apt.evaluation.behaviour import Check, Sample
+from apt.evaluation.regression import Regression
 from apt.evaluation.scoring import Divergence
 from apt.evaluation.speed import Speed
 from apt.evaluation.statistics import Estimate
+from apt.evaluation.task_scoring import TaskScore
 
 #: Whether a perplexity is on real text, or on text of the model itself, where it tells agreement with that model.
 Kind = Literal["quality", "agreement"]
@@ -48,6 +50,10 @@ class TextScore:
 
     :param kind: see :data:`Kind`.
     :param bits_per_byte: ``None`` where the rows do not come from a text.
+    :param standard_error: of the negative log-likelihood per token, in nats.
+    :param digest: of the rows, see :attr:`apt.evaluation.texts.Rows.digest`.
+    :param row_nll, row_tokens: what the figures are sums of, so that a later result can be compared row by row.
+    :param sources: the rows' documents, where those are the units of the intervals.
     """
 
     source: str
@@ -55,6 +61,11 @@ class TextScore:
     tokens: int
     perplexity: Estimate
     bits_per_byte: Estimate | None
+    standard_error: float
+    digest: str
+    row_nll: tuple[float, ...]
+    row_tokens: tuple[int, ...]
+    sources: tuple[int, ...] | None
 
     def rows(self) -> list[list[str]]:
         """Rows of figures for a table."""
@@ -68,7 +79,7 @@ class TextScore:
 class TestResult:
     """What ``test`` tells.
 
-    :param passed: whether every check was passed.
+    :param passed: whether every check was passed and nothing fell against the baseline.
     :param score: ``None`` when the model could not be run, or no text was asked for.
     """
 
@@ -81,7 +92,9 @@ class TestResult:
     size_bytes: int
     checks: tuple[Check, ...]
     score: TextScore | None
+    tasks: tuple[TaskScore, ...]
     sample: Sample | None
+    regression: Regression | None
     peak_rss_bytes: int
     seconds: float
 
@@ -90,6 +103,11 @@ class TestResult:
         """The checks that were not passed."""
         return tuple(c for c in self.checks if not c.passed)
 
+    @property
+    def fell(self) -> tuple[str, ...]:
+        """Figures that are worse than the baseline's by more than noise."""
+        return () if self.regression is None else tuple(c.figure for c in self.regression.changes if c.worse)
+
     def tables(self) -> list[Table]:
         """Return the checks, the figures and the sample."""
         title = f"{self.name}: {'passed' if self.passed else 'FAILED'}"
@@ -97,6 +115,11 @@ class TestResult:
         tables = [Table(title, ("check", "result", "seen"), checks)]
         if self.score is not None:
             tables.append(Table(f"Text: {self.score.source}", ("figure", "value [95 %]"), self.score.rows()))
+        if self.tasks:
+            rows = [row for task in self.tasks for row in task.rows()]
+            tables.append(Table("Tasks", ("task", "figure", "value [95 %]", "standard error"), rows))
+        if self.regression is not None:
+            tables.append(self.regression.table())
         if self.sample is not None and self.sample.text is not None:
             tables.append(Table("Greedy sample", ("text",), [[" ".join(self.sample.text.split())[:100]]]))
         return tables

@@ -60,14 +60,16 @@ class Divergence:
     tokens: int
 
 
-def perplexity(scores: RowScores) -> Estimate:
-    """``exp`` of the mean negative log-likelihood per token, with its interval over rows."""
+def perplexity(scores: RowScores, sources: "Sequence[Any] | None" = None) -> Estimate:
+    """``exp`` of the mean negative log-likelihood per token, with its interval over rows, or their sources."""
     import numpy as np
 
-    return ratio_estimate(scores.nll, scores.tokens, np.exp)
+    return ratio_estimate(scores.nll, scores.tokens, np.exp, sources=sources)
 
 
-def bits_per_byte(scores: RowScores, n_bytes: "int | Sequence[int]") -> Estimate:
+def bits_per_byte(
+    scores: RowScores, n_bytes: "int | Sequence[int]", sources: "Sequence[Any] | None" = None
+) -> Estimate:
     """Bits that the model needs for a byte of the counted text.
 
     :param n_bytes: UTF-8 bytes that the counted tokens stand for, in all or per row; given in all, they are laid
@@ -79,7 +81,7 @@ def bits_per_byte(scores: RowScores, n_bytes: "int | Sequence[int]") -> Estimate
         weights = scores.tokens * (n_bytes / scores.tokens.sum())
     else:
         weights = np.asarray(n_bytes, np.float64)
-    return ratio_estimate(scores.nll / np.log(2.0), weights)
+    return ratio_estimate(scores.nll / np.log(2.0), weights, sources=sources)
 
 
 def score_rows(model: Any, rows: "Rows", *, batch_rows: int = 8) -> RowScores:

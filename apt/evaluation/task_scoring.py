@@ -46,6 +46,7 @@ class TaskScore:
     :param sources: number of independent sources; the number of items where they share none.
     :param chance: accuracy of guessing, for multiple choice.
     :param digest: of the items, see :class:`apt.evaluation.tasks.Task`.
+    :param item_sources: the source of each item, where items share any.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TaskScore:
     chance: float | None
     digest: str
     metrics: tuple[TaskMetric, ...]
+    item_sources: tuple[str, ...] | None = None
 
     def rows(self) -> list[list[str]]:
         """Rows of figures for a table."""
@@ -73,6 +75,7 @@ def score_task(model: Any, tokenizer: Any, task: Task, *, batch_rows: int = 8) -
     :raises BadInputError: naming the line of an item that does not fit the model's context.
     """
     scorer = as_scorer(model)
+    metrics: tuple[TaskMetric, ...]
     if task.kind == "exact_match":
         metrics = (_share("exact", _generated(scorer, tokenizer, task, batch_rows), task),)
     else:
@@ -89,6 +92,7 @@ def score_task(model: Any, tokenizer: Any, task: Task, *, batch_rows: int = 8) -
         chance=chance if task.kind == "multiple_choice" else None,
         digest=task.digest,
         metrics=metrics,
+        item_sources=sources,
     )
 
 
@@ -139,8 +143,7 @@ def encode_items(tokenizer: Any, task: Task, context: int | None) -> list[Branch
     begin = start_ids(tokenizer)
     texts: list[str] = []
     for item in task.items:
-        head = item.context.rstrip()
-        texts += [head, *(item.context + choice for choice in item.choices)]
+        texts += [item.context.rstrip(), *(item.context + choice for choice in item.choices)]
     encoded = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     found = []
     for item in task.items:

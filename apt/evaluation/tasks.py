@@ -141,7 +141,9 @@ def _kind_of(value: Mapping[str, Any], where: str) -> TaskKind:
         )
     unknown = sorted(set(value) - _KEYS[kind])
     if unknown:
-        raise BadInputError(f"{where}: a {_words(kind)} item has no {unknown[0]!r}", hint=", ".join(sorted(_KEYS[kind])))
+        raise BadInputError(
+            f"{where}: a {_words(kind)} item has no {unknown[0]!r}", hint=", ".join(sorted(_KEYS[kind]))
+        )
     return kind
 
 

@@ -5,6 +5,7 @@ the tokenizer has one, else the last token of the row before (a document's first
 Apart from that, every token of the text is counted exactly once.
 """
 
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -31,6 +32,9 @@ DEFAULT_WINDOW: Final = 512
 SAMPLED_ROWS: Final[Mapping[str, int]] = {"calibration": 64, "train": 256, "heldout": 64}
 #: Of ten train modules of the standard library, one is calibration text and nothing else.
 _CALIBRATION_EVERY: Final = 10
+#: Rows of one document depend on one another. Documents are the units of intervals and tests from so many on; of fewer,
+#: there is nothing to estimate their spread from.
+FEWEST_DOCUMENTS: Final = 20
 #: Not counted, in ``labels``.
 IGNORED: Final = -100
 
@@ -45,6 +49,7 @@ class Rows:
     :param source: where the rows come from, for people.
     :param row_bytes: the same bytes row by row.
     :param sampled: whether a model wrote the text; scores then tell agreement with that model, not quality.
+    :param documents: the document that each row is of, where the text has several.
     """
 
     ids: "torch.Tensor"
@@ -53,6 +58,7 @@ class Rows:
     source: str
     row_bytes: tuple[int, ...] | None = None
     sampled: bool = False
+    documents: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +84,22 @@ class Rows:
         n_bytes = self.n_bytes if len(rows) == len(self) else None
         if by_row is not None:
             n_bytes = sum(by_row)
-        return Rows(self.ids[rows], self.labels[rows], n_bytes, self.source, by_row, self.sampled)
+        documents = None if self.documents is None else tuple(self.documents[i] for i in rows)
+        return Rows(self.ids[rows], self.labels[rows], n_bytes, self.source, by_row, self.sampled, documents)
+
+    @property
+    def clusters(self) -> tuple[int, ...] | None:
+        """The documents as units of intervals and tests; ``None`` where too few of them leave only the rows."""
+        enough = self.documents is not None and len(set(self.documents)) >= FEWEST_DOCUMENTS
+        return self.documents if enough else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is scored; two scores with one digest are of the same tokens in the same rows."""
+        found = hashlib.sha256(str(tuple(self.ids.shape)).encode())
+        for tensor in (self.ids, self.labels):
+            found.update(tensor.numpy().tobytes())
+        return found.hexdigest()
 
     def spread(self, max_rows: int | None) -> "Rows":
         """Return at most ``max_rows`` rows, evenly spread over the text."""
@@ -235,8 +256,10 @@ def cut_documents(tokenizer: Any, documents: Iterable[str], window: int, source:
     :param tokenizer: a transformers tokenizer.
     :raises BadInputError: when no document has a token to count.
     """
-    rows = [row for text in documents for row in _cut(tokenizer, text, window)]
-    return _pad(rows, tokenizer, source)
+    cuts = [_cut(tokenizer, text, window) for text in documents]
+    rows = _pad([row for cut in cuts for row in cut], tokenizer, source)
+    several = tuple(i for i, cut in enumerate(cuts) for _ in cut) if len(cuts) > 1 else None
+    return dataclasses.replace(rows, documents=several)
 
 
 def _pad(rows: list[tuple[list[int], int]], tokenizer: Any, source: str) -> Rows:

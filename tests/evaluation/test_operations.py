@@ -99,7 +99,7 @@ def test_a_sound_model_passes(llama_dir: Path, text: Path) -> None:
     assert found.passed and found.score is not None and found.sample is not None
     assert [c.name for c in found.checks] == [
         "files", "tensors", "special tokens", "finite weights", "loads", "finite logits", "generates", "deterministic",
-        "KV cache", "perplexity",
+        "KV cache", "batch", "padding", "stops at end", "tokenizer round trip", "chat template", "perplexity",
     ]  # fmt: skip
     score = found.score
     assert score.perplexity.low < score.perplexity.value < score.perplexity.high
