@@ -6,7 +6,7 @@ arXiv:2305.09781), each choice at the positions that it would have after the con
 never run, and a choice of one token costs nothing beside its context.
 
 A runtime that takes no such mask, a model whose attention does not reach over the whole row, and one that was found to
-give other figures on the first item, are scored choice by choice. Both ways give the same figures.
+give other figures on a piece of an item, are scored choice by choice. Both ways give the same figures.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MOST_TOKENS: Final = 16_384
 #: Values of one pass's mask (256 MiB in fp32); a longer row is scored choice by choice.
 MASK_BUDGET: Final = 2**26
+#: Tokens of the beginning and of each continuation that the two ways are compared on.
+_TRIED_PREFIX: Final = 16
+_TRIED_TOKENS: Final = 4
 #: Largest difference of a choice's log-likelihood between the two ways, in nats, for fp32 and for coarser dtypes.
 _TOLERANCE: Final = {"float32": 1e-3, "float64": 1e-3}
 _COARSE_TOLERANCE: Final = 0.5
@@ -125,13 +128,15 @@ def chain_sheet(item: Branches, index: int, k: int) -> _Sheet:
 
 
 def _trees_agree(scorer: Any, items: Sequence[Branches]) -> bool:
-    """Whether the first item with something to share gets the same figures both ways.
+    """Whether a piece of the first item with something to share gets the same figures both ways.
 
     Models differ in how they treat a mask that is not their own; none is trusted unseen.
     """
     branching = next((i for i in items if sum(len(t) > 1 for t in i.continuations) > 1), None)
     if branching is None:
         return True  # every row is a plain one
+    tokens = tuple(t[:_TRIED_TOKENS] for t in branching.continuations)
+    branching = Branches(branching.prefix[-_TRIED_PREFIX:], tokens, (0,) * len(tokens))
     found = []
     for sheets in ([tree_sheet(branching, 0)], [chain_sheet(branching, 0, k) for k in range(len(branching.unscored))]):
         sums = [[[0.0, 1.0] for _ in branching.continuations]]

@@ -1,17 +1,21 @@
 """Scorers: what runs a model for ``test`` and ``compare``, whatever the runtime.
 
-A scorer is a component (kind ``scorer``, see :data:`apt.registry.KINDS`): a function ``(path) -> Scorer`` that opens a
-model of one format. The core ships ``transformers``; a plugin that brings another runtime registers its own.
+A scorer is a component (kind ``scorer``, see :data:`apt.registry.KINDS`): a class with a class method ``open(path)`` and
+the set ``formats`` of what it opens (``checkpoint``, ``gguf``). The core ships ``transformers``, which opens both; a plugin
+that brings another runtime registers its own, which is preferred for its formats.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.batching import pass_cost
 from apt.evaluation.forward import evaluating, selected_logits, vocabulary_of
+from apt.evaluation.gguf_model import load_gguf
 from apt.evaluation.memory import parameter_bytes
 from apt.evaluation.speed import Speed, measure_speed
 
@@ -39,17 +43,28 @@ class Tree:
 class Scorer(Protocol):
     """A model that can be asked for logits and for greedy text.
 
+    ``open(path)`` makes one; it raises ``MissingDependencyError`` where the runtime is not installed.
+
     ``runtime`` says for people what computes; ``vocabulary`` is the width of the logits, ``known_ids`` the number of
     token ids that it takes, ``context`` the most tokens of a sequence (``None`` for no limit that it states),
     ``memory_bytes`` what its weights take, ``pass_tokens`` what a further pass costs beside its tokens.
     """
 
+    formats: ClassVar[frozenset[str]]
     runtime: str
     vocabulary: int
     known_ids: int
     context: int | None
     memory_bytes: int
     pass_tokens: int
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a model.
+
+        :raises MissingDependencyError: when the runtime is not installed.
+        """
+        ...
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -93,6 +108,17 @@ class TransformersScorer:
 
     :param model: loaded, on its device.
     """
+
+    formats: ClassVar[frozenset[str]] = frozenset({"checkpoint", "gguf"})
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Load a checkpoint or a GGUF in fp32."""
+        import torch
+
+        if path.suffix == ".gguf":
+            return cls(load_gguf(path), "transformers on dequantized values, float32")
+        return cls(Checkpoint.open(path).load(dtype=torch.float32))
 
     def __init__(self, model: Any, runtime: str = "") -> None:
         self.model = model

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from apt.console.errors import BadInputError, NotFoundError, UsageError
 from apt.evaluation.sampling import sample_rows, start_token
@@ -21,7 +21,28 @@ from apt.evaluation.sampling import sample_rows, start_token
 if TYPE_CHECKING:
     import torch
 
-    from apt.checkpoint.reader import Checkpoint
+
+class Reader(Protocol):
+    """A model whose text is wanted in tokens: a checkpoint, or a GGUF."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its config; only the context and the start token are read."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """Return its transformers tokenizer."""
+        ...
+
+    def load(self, dtype: "torch.dtype | None" = None, device: str = "cpu") -> Any:
+        """Return the transformers model."""
+        ...
+
 
 Split = Literal["calibration", "train", "heldout"]
 SPLITS: Final[tuple[Split, ...]] = ("calibration", "train", "heldout")
@@ -155,7 +176,7 @@ def load_rows(
     ref: str | Path,
     *,
     split: Split,
-    checkpoint: "Checkpoint",
+    checkpoint: Reader,
     window: int | None = None,
     max_rows: int | None = None,
     model: Any = None,
@@ -184,7 +205,7 @@ def load_rows(
     return cut_documents(checkpoint.tokenizer(), documents, size, source).spread(max_rows)
 
 
-def context_of(checkpoint: "Checkpoint") -> int:
+def context_of(checkpoint: Reader) -> int:
     """Return the context length that the config states, 512 when it states none."""
     config = checkpoint.config
     for part in (config, config.get("text_config") or {}):
@@ -293,7 +314,7 @@ def _cut(tokenizer: Any, text: str, window: int) -> list[tuple[list[int], int]]:
     return rows
 
 
-def _embedded(checkpoint: "Checkpoint", split: Split, window: int, max_rows: int | None) -> Rows:
+def _embedded(checkpoint: Reader, split: Split, window: int, max_rows: int | None) -> Rows:
     """Rows of library modules; with ``max_rows``, at least 32 modules have a share in them."""
     tokenizer = checkpoint.tokenizer()
     rows: list[tuple[list[int], int]] = []
@@ -336,7 +357,7 @@ def _token_rows(path: Path, split: Split, window: int | None) -> Rows:
     return rows_from_ids(ids.astype(np.int64), source=source, lengths=lengths, row_bytes=n_bytes, sampled=sampled)
 
 
-def _sampled(checkpoint: "Checkpoint", split: Split, window: int | None, max_rows: int | None, model: Any) -> Rows:
+def _sampled(checkpoint: Reader, split: Split, window: int | None, max_rows: int | None, model: Any) -> Rows:
     import torch
 
     model = model or checkpoint.load(dtype=torch.float32)
