@@ -14,6 +14,7 @@ from apt.evaluation.comparing import compare_models
 from apt.evaluation.results import CompareResult, TestResult, TextResult
 from apt.evaluation.text_files import write_sampled, write_texts
 from apt.options import FileRef, ModelRef, Options, OutputPath, TextRef
+from apt.registry import Registry
 
 __all__ = [
     "CompareOptions",
@@ -94,6 +95,8 @@ class CompareOptions(Options):
     speed: bool = True
     #: Values that the models compute with: ``stored`` keeps each one's own.
     dtype: Literal["float32", "stored"] = "float32"
+    #: JSONL files of items that every model answers.
+    tasks: tuple[FileRef, ...] = ()
 
 
 def sample_text(options: SampleTextOptions) -> TextResult:
@@ -164,8 +167,10 @@ def test(options: TestOptions) -> TestResult:
     return result
 
 
-def compare(options: CompareOptions) -> CompareResult:
-    """Compare models: size, speed, perplexity, divergence from the first.
+def compare(options: CompareOptions, registry: Registry | None = None) -> CompareResult:
+    """Compare models: size, speed, perplexity, divergence from the first, tasks, and what of it is beyond chance.
+
+    :param registry: where a runtime for GGUF files is looked up; without one they are dequantized.
 
     :raises BadInputError: when the text gives no common figure for the models.
     """
@@ -178,6 +183,8 @@ def compare(options: CompareOptions) -> CompareResult:
         batch_rows=options.batch_rows,
         speed=options.speed,
         stored_dtype=options.dtype == "stored",
+        tasks=options.tasks,
+        registry=registry,
     )
 
 

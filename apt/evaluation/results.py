@@ -1,5 +1,7 @@
 """What the operations of evaluation return."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,6 +9,7 @@ from typing import Literal
 from apt.console.table import Table
 from apt.console.units import format_bytes, format_count
 from apt.evaluation.behaviour import Check, Sample
+from apt.evaluation.paired import PairedTest, correct
 from apt.evaluation.regression import Regression
 from apt.evaluation.scoring import Divergence
 from apt.evaluation.speed import Speed
@@ -132,10 +135,13 @@ class ComparedModel:
     :param perplexity: ``None`` where another tokenizer makes token figures incomparable.
     :param perplexity_ratio: perplexity over the first model's, by a paired bootstrap over rows.
     :param divergence: KL(first || this) in nats per token and top-1 agreement.
+    :param runtime: what computed the figures, and in which dtype.
+    :param notes: what was left out, and why.
     """
 
     name: str
     path: Path
+    runtime: str
     parameters: int
     size_bytes: int
     size_ratio: float
@@ -145,26 +151,73 @@ class ComparedModel:
     perplexity_ratio: Estimate | None
     divergence: Divergence | None
     speed: Speed | None
+    tasks: tuple[TaskScore, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FigureTest:
+    """One figure of one model tested against the first's.
+
+    :param unit: of the difference: ``nats per token`` (of a perplexity's logarithm), ``bits per byte``, ``share``.
+    """
+
+    model: str
+    figure: str
+    unit: str
+    higher_is_better: bool
+    test: PairedTest
+
+    @property
+    def verdict(self) -> str:
+        """``better`` or ``worse`` than the first beyond chance, or ``no difference found``."""
+        if not self.test.significant:
+            return "no difference found"
+        return "better" if (self.test.difference.value > 0) == self.higher_is_better else "worse"
+
+    @staticmethod
+    def corrected(tests: "Sequence[FigureTest]") -> "list[FigureTest]":
+        """Correct the tests of one comparison for their number (Holm)."""
+        found = correct([t.test for t in tests])
+        return [dataclasses.replace(t, test=c) for t, c in zip(tests, found, strict=True)]
+
+    def row(self) -> list[str]:
+        """A row of a table."""
+        t = self.test
+        return [
+            self.model,
+            self.figure,
+            f"{t.difference.value:+.4f} [{t.difference.low:+.4f}, {t.difference.high:+.4f}] {self.unit}",
+            f"{t.p:.3g}",
+            f"{t.p_adjusted:.3g}",
+            f"{t.minimal_detectable:.4f}",
+            self.verdict,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class CompareResult:
-    """What ``compare`` tells; ``models`` in the order they were given."""
+    """What ``compare`` tells; ``models`` in the order they were given.
+
+    :param tests: every figure that can be paired with the first model's, corrected together (Holm).
+    """
 
     source: str
     kind: Kind
     tokens: int
     rows: int
     models: tuple[ComparedModel, ...]
+    tests: tuple[FigureTest, ...] = ()
 
     def tables(self) -> list[Table]:
-        """Return sizes and speed, then the figures on the text."""
+        """Return sizes and speed, the figures on the text and of the tasks, and what of it is beyond chance."""
         sizes = [
             [
                 m.name,
                 format_count(m.parameters),
                 format_bytes(m.size_bytes),
                 f"{m.size_ratio:.3f}",
+                format_bytes(m.memory_bytes),
                 m.speed.prefill.format() if m.speed else "-",
                 m.speed.decode.format() if m.speed else "-",
             ]
@@ -182,7 +235,19 @@ class CompareResult:
             for m in self.models
         ]
         text = f"{KIND_LABELS[self.kind]}, {self.source}, {format_count(self.tokens)} tokens; [95 % interval]"
-        return [
-            Table("Size and speed", ("model", "parameters", "size", "× first", "prefill tok/s", "decode tok/s"), sizes),
+        size_columns = ("model", "parameters", "size", "× first", "memory", "prefill tok/s", "decode tok/s")
+        tables = [
+            Table("Size and speed", size_columns, sizes),
             Table(text, ("model", "perplexity", "bits/byte", "ppl ÷ first", "KL to first", "top-1 agreement"), figures),
         ]
+        answers = [[m.name, *row] for m in self.models for task in m.tasks for row in task.rows()]
+        if answers:
+            tables.append(Table("Tasks", ("model", "task", "figure", "value [95 %]", "standard error"), answers))
+        if self.tests:
+            columns = ("model", "figure", "difference [95 %]", "p", "p (Holm)", "detectable", "against the first")
+            title = "Beyond chance? Paired on the same items; detectable: with 80 % power at the corrected level"
+            tables.append(Table(title, columns, [t.row() for t in self.tests]))
+        told = [[m.name, m.runtime, "; ".join(m.notes)] for m in self.models]
+        if any(m.notes or m.runtime != self.models[0].runtime for m in self.models):
+            tables.append(Table("How it was computed", ("model", "runtime", "left out"), told))
+        return tables

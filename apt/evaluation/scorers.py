@@ -1,8 +1,8 @@
 """Scorers: what runs a model for ``test`` and ``compare``, whatever the runtime.
 
-A scorer is a component (kind ``scorer``, see :data:`apt.registry.KINDS`): a class with a class method ``open(path)`` and
-the set ``formats`` of what it opens (``checkpoint``, ``gguf``). The core ships ``transformers``, which opens both; a plugin
-that brings another runtime registers its own, which is preferred for its formats.
+A scorer is a component (kind ``scorer``, see :data:`apt.registry.KINDS`): a class with a class method ``open(path)``
+and the set ``formats`` of what it opens (``checkpoint``, ``gguf``). The core ships ``transformers``, which opens both
+of them; a plugin that brings another runtime for GGUF files registers its own, which is preferred.
 """
 
 import inspect
