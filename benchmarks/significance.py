@@ -5,9 +5,9 @@
 Every simulation draws the answers of two models to the same items and calls the code that `compare` calls. Without a
 difference, at most 6 % of the simulations may find one (the bootstrap at least 4 %: it must not buy safety with
 blindness); 95 % intervals must hold the truth in 93.5 to 96.5 % of them; a true difference of the stated minimal
-detectable size, up in one half of the simulations and down in the other, must be found in 80 ± 3 %. Beside them, on the same draws, what the scripts of the peer do: an unpaired
-z-test on the two accuracies (lm-evaluation-harness, `scripts/model_comparator.py`). The exit code is 1 when a bar is
-missed.
+detectable size, up in one half of the simulations and down in the other, must be found in 80 ± 3 %. Beside them, on the
+same draws, what the script of the peer does: an unpaired z-test on the two accuracies (lm-evaluation-harness,
+`scripts/model_comparator.py`). The exit code is 1 when a bar is missed.
 """
 
 import argparse

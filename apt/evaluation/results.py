@@ -190,7 +190,7 @@ class FigureTest:
             f"{t.difference.value:+.4f} [{t.difference.low:+.4f}, {t.difference.high:+.4f}] {self.unit}",
             f"{t.p:.3g}",
             f"{t.p_adjusted:.3g}",
-            f"{t.minimal_detectable:.4f}",
+            f"{t.minimal_detectable:.4f}" if t.minimal_detectable else "-",
             self.verdict,
         ]
 

@@ -34,6 +34,8 @@ class Page:
     checks: Sequence[Check]
     charts: Sequence[Chart]
     facts: Table
+    states_title: str = "States"
+    more: Sequence[Table] = ()
 
 
 def render(page: Page) -> str:
@@ -41,8 +43,9 @@ def render(page: Page) -> str:
     style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     parts = [
         _header(page),
-        _section("States", _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
-        _section("Checks", _checks(page.checks)),
+        _section(page.states_title, _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
+        *(_section(t.title, _table(t, "states")) for t in page.more),
+        *([_section("Checks", _checks(page.checks))] if page.checks else []),
         '<section class="charts" aria-label="Charts">' + "".join(_figure(c) for c in page.charts) + "</section>",
         _section("How it was made", _table(page.facts, "facts")),
     ]
@@ -70,7 +73,7 @@ def _header(page: Page) -> str:
 
 
 def _section(title: str, content: str) -> str:
-    anchor = title.lower().replace(" ", "-")
+    anchor = _text("-".join(title.lower().split()))
     heading = f'<h2 id="{anchor}-h">{_text(title)}</h2>'
     return f'<section id="{anchor}" aria-labelledby="{anchor}-h">{heading}{content}</section>'
 
