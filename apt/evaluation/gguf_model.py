@@ -4,7 +4,9 @@ Without llama.cpp a GGUF is computed from the values that it stores, taken back 
 costs is seen, what a runtime's own arithmetic does is not.
 """
 
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +46,8 @@ class GGUFModel:
         return _read(self.path, AutoTokenizer, "tokenizer")
 
     def load(self, dtype: "torch.dtype | None" = None, device: str = "cpu") -> Any:
-        """Return a transformers model of the file's values as floats."""
-        model = load_gguf(self.path)
-        return (model if dtype is None else model.to(dtype)).to(device)
+        """Return a transformers model of the file's values as floats, in fp32 whatever ``dtype``."""
+        return load_gguf(self.path).to(device)
 
 
 def load_gguf(path: Path) -> Any:
@@ -55,24 +56,30 @@ def load_gguf(path: Path) -> Any:
     Memory: the floats, 4 bytes a parameter, and one tensor beside them.
 
     :raises UnsupportedError: for an architecture that transformers does not read from GGUF.
+    :raises BadInputError: when the file lacks a tensor of the model, which transformers fills with random numbers.
     :raises MissingDependencyError: without the package ``gguf``.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
-    return _read(path, AutoModelForCausalLM, "model").float().eval()
+    model, report = _read(path, AutoModelForCausalLM, "model", dtype=torch.float32, output_loading_info=True)
+    missing = sorted(str(n) for what in ("missing_keys", "mismatched_keys") for n in report.get(what) or ())
+    if missing:
+        raise BadInputError(f"{path}: {len(missing)} tensors of the model are missing, the first {missing[0]!r}")
+    return model.eval()
 
 
-def _read(path: Path, kind: Any, what: str) -> Any:
+def _read(path: Path, kind: Any, what: str, **more: Any) -> Any:
     try:
         import gguf  # noqa: F401 - transformers reads the file with it
     except ModuleNotFoundError:
         raise MissingDependencyError(
             f"{path}: reading a GGUF needs the package gguf", hint="pip install gguf"
         ) from None
-    with quiet_transformers():
+    with quiet_transformers(), redirect_stderr(io.StringIO()):  # a progress bar of its own, which no setting silences
         try:
             return kind.from_pretrained(
-                path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+                path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False, **more
             )
         except (ValueError, KeyError, NotImplementedError) as error:
             raise UnsupportedError(f"{path}: transformers cannot read its {what}: {first_line(error)}") from error

@@ -39,7 +39,11 @@ def test_rows_that_leak_into_one_another_are_seen(model: Any) -> None:
 
 def test_padding_that_is_not_masked_is_seen(model: Any) -> None:
     run = model.forward
-    model.forward = lambda attention_mask=None, **inputs: run(**inputs)
+
+    def unmasked(attention_mask: Any = None, **inputs: Any) -> Any:
+        return run(attention_mask=None if attention_mask is None else torch.ones_like(attention_mask), **inputs)
+
+    model.forward = unmasked
     assert not padding_invariance(model, ROW, pad=1).passed
 
 

@@ -12,7 +12,25 @@ from apt.console.errors import BadInputError, CheckFailedError, NotFoundError
 from apt.console.output import to_json
 from apt.evaluation import operations as ops
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "numbers", "0123456789", "return", "a", "+", "b", "你好", "世界"]
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "lazy",
+    "dogs",
+    "while",
+    "numbers",
+    "0123456789",
+    "return",
+    "a",
+    "+",
+    "b",
+    "你好",
+    "世界",
+]
 
 
 @pytest.fixture
@@ -95,7 +113,7 @@ def test_files_that_are_no_baseline_are_refused(llama_dir: Path, tmp_path: Path,
     for content in wrong:
         (tmp_path / "b.json").write_text(content, encoding="utf-8")
         with pytest.raises(BadInputError, match=r"b\.json"):
-            check(llama_dir, *files, baseline=tmp_path / "b.json", text=None, tasks=())
+            ops.check(ops.TestOptions(model=str(llama_dir), text=None, new_tokens=2, baseline=tmp_path / "b.json"))
 
 
 def test_checks_of_others_count(llama_dir: Path) -> None:

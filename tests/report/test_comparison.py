@@ -21,8 +21,8 @@ def model(name: str, perplexity: float) -> ComparedModel:
     distance = None if name == NAMES[0] else Divergence(Estimate(0.0625, 0.05, 0.07), Estimate(0.875, 0.8, 0.9), 100)
     return ComparedModel(
         name=name, path=Path("/m"), runtime="transformers, float32", parameters=10, size_bytes=4096, size_ratio=1.0,
-        memory_bytes=4096, perplexity=estimate, bits_per_byte=None, perplexity_ratio=None if distance is None else estimate,
-        divergence=distance, speed=None,
+        memory_bytes=4096, perplexity=estimate, bits_per_byte=None,
+        perplexity_ratio=None if distance is None else estimate, divergence=distance, speed=None,
     )  # fmt: skip
 
 
