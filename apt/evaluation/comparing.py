@@ -81,7 +81,9 @@ def _compare(
     rows = [_first_rows(loader, text, size, max_rows)]
     for other in models[1:]:
         rows.append(_rows_for(other, models[0], rows[0], text, size, max_rows))
-    alone = [_alone(loader.scorer(i), models[i], speed, tasks, batch_rows) for i in range(count)]
+    # Who is given the first's tokens of the text is given its tokens of the items too.
+    readers = [models[0] if rows[i] is rows[0] else models[i] for i in range(count)]
+    alone = [_alone(loader.scorer(i), readers[i], speed, tasks, batch_rows) for i in range(count)]
     scores, distances = _scores(loader, rows, [a.vocabulary for a in alone], batch_rows)
     reference = FirstFigures(rows[0], scores[0], alone[0].tasks)
     compared = []
@@ -138,10 +140,10 @@ class _Alone:
     tasks: tuple[TaskScore, ...]
 
 
-def _alone(scorer: Any, model: Model, speed: bool, tasks: Sequence[Task], batch_rows: int) -> _Alone:
+def _alone(scorer: Any, reader: Model, speed: bool, tasks: Sequence[Task], batch_rows: int) -> _Alone:
     found: tuple[TaskScore, ...] = ()
     if tasks:
-        tokenizer = model.tokenizer()
+        tokenizer = reader.tokenizer()
         found = tuple(score_task(scorer, tokenizer, task, batch_rows=batch_rows) for task in tasks)
     return _Alone(scorer.speed() if speed else None, scorer.memory_bytes, scorer.vocabulary, scorer.runtime, found)
 
