@@ -187,11 +187,11 @@ class FigureTest:
         return [
             self.model,
             self.figure,
+            self.verdict,
             f"{t.difference.value:+.4f} [{t.difference.low:+.4f}, {t.difference.high:+.4f}] {self.unit}",
             f"{t.p:.3g}",
             f"{t.p_adjusted:.3g}",
             f"{t.minimal_detectable:.4f}" if t.minimal_detectable else "-",
-            self.verdict,
         ]
 
 
@@ -244,7 +244,7 @@ class CompareResult:
         if answers:
             tables.append(Table("Tasks", ("model", "task", "figure", "value [95 %]", "standard error"), answers))
         if self.tests:
-            columns = ("model", "figure", "difference [95 %]", "p", "p (Holm)", "detectable", "against the first")
+            columns = ("model", "figure", "against the first", "difference [95 %]", "p", "p (Holm)", "detectable")
             title = "Beyond chance? Paired on the same items; detectable: with 80 % power at the corrected level"
             tables.append(Table(title, columns, [t.row() for t in self.tests]))
         told = [[m.name, m.runtime, "; ".join(m.notes)] for m in self.models]
