@@ -19,6 +19,7 @@ KINDS: Final = {
     "optimizer": "a function (named parameters, config) -> torch.optim.Optimizer",
     "scheduler": "a function (step, total steps, options) -> learning-rate factor",
     "strategy": "a pruning strategy",
+    "scorer": "a runtime for test and compare; a class, opened with a path; see apt.evaluation.scorers",
 }
 
 
@@ -162,6 +163,12 @@ CORE_COMPONENTS: Final = (
         "apt.report.operation:report",
         "apt.report.operation:ReportOptions",
         "write results as one offline HTML page and as JSON",
+    ),
+    Component(
+        "scorer",
+        "transformers",
+        "apt.evaluation.scorers:TransformersScorer",
+        summary="checkpoints, and GGUF files with their values taken back to floats",
     ),
     Component(
         "loss",

@@ -1,5 +1,6 @@
 """``apt_model test``: is a model whole, does it run, how well does it predict."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,24 +24,40 @@ def test(
     window: WindowOption = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 32,
     batch_rows: BatchRowsOption = 8,
+    task: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A .jsonl of items to answer; may be given again.", show_default=False),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="An earlier result (--json): fail when a figure is worse.", show_default=False
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Check that a model is whole and runs, and measure its perplexity with a 95 % interval.
 
     Files and checksums, tensors against the config, special tokens, finite weights and logits, generation,
-    determinism, decoding with the KV cache against a full pass. On the model's own text the perplexity tells
-    agreement with itself, not quality.
+    determinism, decoding with the KV cache against a full pass, batches and padding, the end of generation, the
+    tokenizer's round trip, the chat template. On the model's own text the perplexity tells agreement with itself, not
+    quality.
+
+    --task answers multiple choice, cloze or exact-match items from a local file; docs/evaluation.md has the format.
+    --baseline compares with an earlier result, item by item where the items are the same, and says what fell by more
+    than noise.
 
     \b
     Examples:
       apt_model test tiny
       apt_model test ./my-model --text heldout.txt --json
-      apt_model test my-model --text none
+      apt_model test my-model --text none --task questions.jsonl
+      apt_model test my-model --baseline before.json
 
     \b
-    Exit codes: 0 passed, 2 wrong call, 3 no such model or text, 4 corrupted files, 5 not supported (GGUF),
-    10 a check failed.
+    Exit codes: 0 passed, 2 wrong call, 3 no such model, text, task or baseline, 4 corrupted files, 5 not supported
+    (GGUF), 10 a check failed or a figure is worse than the baseline's.
     """
     output.configure(json=json, quiet=quiet)
     from apt.evaluation.operations import TestOptions, check
@@ -53,10 +70,15 @@ def test(
             max_rows=max_rows,
             new_tokens=new_tokens,
             batch_rows=batch_rows,
+            tasks=tuple(task or ()),
+            baseline=baseline,
         )
     )
     output.emit(result)
     if result.passed:
         return ExitCode.OK
-    output.warn(f"{result.name} failed: {', '.join(c.name for c in result.failed)}; see: apt_model debug {model}")
+    if result.failed:
+        output.warn(f"{result.name} failed: {', '.join(c.name for c in result.failed)}; see: apt_model debug {model}")
+    if result.fell:
+        output.warn(f"{result.name} is worse than {baseline}: {', '.join(result.fell)}")
     return ExitCode.CHECK_FAILED

@@ -1,10 +1,11 @@
 """``test``: is a checkpoint whole, does it run, and how well does it predict a text."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apt.checkpoint.diagnosis import file_findings
 from apt.checkpoint.diagnosis_config import config_findings, tensor_findings
@@ -16,11 +17,23 @@ from apt.checkpoint.sizes import display_name, open_model
 from apt.checkpoint.weight_scan import scan_weights
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.evaluation.behaviour import Check, Sample, cache_equals_full, finite_logits, generation_checks
+from apt.evaluation.invariance import batch_invariance, padding_invariance, stops_at_end
 from apt.evaluation.memory import peak_rss_bytes
+from apt.evaluation.regression import against_baseline, read_baseline
 from apt.evaluation.results import TestResult, TextScore
 from apt.evaluation.sampling import start_token
 from apt.evaluation.scoring import RowScores, bits_per_byte, perplexity, score_rows
+from apt.evaluation.statistics import standard_error
+from apt.evaluation.task_scoring import TaskScore, score_task
+from apt.evaluation.tasks import Task, read_tasks
 from apt.evaluation.texts import Rows, load_rows
+from apt.evaluation.tokenizer_checks import round_trip, template_renders
+
+if TYPE_CHECKING:
+    import torch
+
+#: Checks of others on a checkpoint's directory.
+MoreChecks = Callable[[Path], Iterable[Check]]
 
 
 def open_checkpoint(ref: str, what: str) -> Checkpoint:
@@ -51,17 +64,31 @@ def check_model(
     max_rows: int | None = None,
     new_tokens: int = 32,
     batch_rows: int = 8,
+    tasks: Sequence[Path] = (),
+    baseline: Path | None = None,
+    more_checks: MoreChecks | None = None,
 ) -> TestResult:
     """Run every check; those that need a sound model are left out when it is not.
 
+    Memory: the weights in fp32, and what :mod:`apt.evaluation.scoring` and :mod:`apt.evaluation.branches` bound.
+
     :param text: what to measure the perplexity on; ``None`` for nothing.
-    :raises NotFoundError: when there is no such model or text; :raises BadInputError: when a file is corrupted.
+    :param tasks: JSONL files, see :mod:`apt.evaluation.tasks`.
+    :param baseline: an earlier result as JSON; a figure that fell by more than noise fails the test.
+    :param more_checks: asked with the checkpoint's path for checks of others (plugins), after the built-in static ones.
+    :raises NotFoundError: when there is no such model, text, task or baseline; :raises BadInputError: when a file is
+        corrupted.
     """
     begun = time.monotonic()
     if text is not None:
         check_text_ref(text)
+    items = read_tasks(tasks)
+    earlier = read_baseline(baseline) if baseline is not None else None
     checkpoint = open_checkpoint(ref, "test")
     checks = static_checks(checkpoint)
+    if more_checks is not None:
+        checks += more_checks(checkpoint.path)
+    task_scores: list[TaskScore] = []
     score: TextScore | None = None
     sample: Sample | None = None
     if all(c.passed for c in checks):
@@ -70,10 +97,14 @@ def check_model(
         if model is not None:
             behaviour, sample = _behaviour(checkpoint, model, new_tokens)
             checks += behaviour
-            if text is not None and all(c.passed for c in behaviour):
+            sound = all(c.passed for c in behaviour)
+            if text is not None and sound:
                 check, score = _scored(checkpoint, model, text, window, max_rows, batch_rows)
                 checks.append(check)
-    return TestResult(
+            if items and sound:
+                check, task_scores = _tasks_scored(checkpoint, model, items, batch_rows)
+                checks.append(check)
+    result = TestResult(
         name=display_name(ref, checkpoint.path),
         path=checkpoint.path,
         passed=all(c.passed for c in checks),
@@ -81,10 +112,16 @@ def check_model(
         size_bytes=checkpoint.size_bytes,
         checks=tuple(checks),
         score=score,
+        tasks=tuple(task_scores),
         sample=sample,
+        regression=None,
         peak_rss_bytes=peak_rss_bytes(),
         seconds=time.monotonic() - begun,
     )
+    if earlier is None or baseline is None:
+        return result
+    regression = against_baseline(result, earlier, baseline)
+    return dataclasses.replace(result, regression=regression, passed=result.passed and not regression.fell)
 
 
 def static_checks(checkpoint: Checkpoint) -> list[Check]:
@@ -136,15 +173,42 @@ def _behaviour(checkpoint: Checkpoint, model: Any, new_tokens: int) -> tuple[lis
     with quiet_transformers():
         generated, tokens = generation_checks(model, start, new_tokens)
     ids = torch.tensor([[start, *tokens]])
+    tokenizer = _tokenizer(checkpoint)
+    row = _varied_row(model, ids)
     checks = [finite_logits(model, ids), *generated, cache_equals_full(model, ids)]
-    return checks, Sample(tuple(tokens), _decoded(checkpoint, tokens))
+    checks += [batch_invariance(model, row), padding_invariance(model, row, pad=start)]
+    with quiet_transformers():
+        checks.append(stops_at_end(model, start, getattr(tokenizer, "eos_token_id", None)))
+    if tokenizer is not None:
+        checks += [round_trip(tokenizer), template_renders(tokenizer)]
+    text = None if tokenizer is None else str(tokenizer.decode(tokens))
+    return checks, Sample(tuple(tokens), text)
 
 
-def _decoded(checkpoint: Checkpoint, tokens: list[int]) -> str | None:
+def _varied_row(model: Any, ids: "torch.Tensor") -> "torch.Tensor":
+    """Lengthen a row to 24 different tokens: greedy text may be one token over and over, and hide a shift."""
+    import torch
+
+    known = int(model.get_input_embeddings().weight.shape[0])
+    return torch.cat([ids[:, :1], (torch.arange(1, 24)[None] * 7 + 3) % known], dim=1)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
     try:
-        return str(checkpoint.tokenizer().decode(tokens))
-    except AptError:  # no tokenizer, or a broken one: the tokens remain
+        return checkpoint.tokenizer()
+    except AptError:  # none, or a broken one: what needs it says so
         return None
+
+
+def _tasks_scored(
+    checkpoint: Checkpoint, model: Any, tasks: Sequence[Task], batch_rows: int
+) -> tuple[Check, list[TaskScore]]:
+    tokenizer = _tokenizer(checkpoint)
+    if tokenizer is None:
+        return Check("tasks", False, "the model has no tokenizer that can be loaded: cannot read the items"), []
+    scores = [score_task(model, tokenizer, task, batch_rows=batch_rows) for task in tasks]
+    items = sum(s.items for s in scores)
+    return Check("tasks", True, f"{items:,} items of {len(scores)} {'task' if len(scores) == 1 else 'tasks'}"), scores
 
 
 def _scored(
@@ -162,10 +226,16 @@ def _scored(
 def text_score(scores: RowScores, rows: Rows) -> TextScore:
     """Put a model's scores on a text into figures."""
     weights = rows.row_bytes if rows.row_bytes is not None else rows.n_bytes
+    sources = rows.clusters
     return TextScore(
         source=rows.source,
         kind="agreement" if rows.sampled else "quality",
         tokens=rows.tokens,
-        perplexity=perplexity(scores),
-        bits_per_byte=None if weights is None else bits_per_byte(scores, weights),
+        perplexity=perplexity(scores, sources),
+        bits_per_byte=None if weights is None else bits_per_byte(scores, weights, sources),
+        standard_error=standard_error(scores.nll, scores.tokens, sources),
+        digest=rows.digest,
+        row_nll=tuple(scores.nll.tolist()),
+        row_tokens=tuple(scores.tokens.tolist()),
+        sources=sources,
     )

@@ -9,11 +9,12 @@ from typing import Final, Literal
 from pydantic import Field
 
 from apt.console.errors import CheckFailedError
-from apt.evaluation.checking import check_model
+from apt.evaluation.checking import MoreChecks, check_model
 from apt.evaluation.comparing import compare_models
 from apt.evaluation.results import CompareResult, TestResult, TextResult
 from apt.evaluation.text_files import write_sampled, write_texts
-from apt.options import ModelRef, Options, OutputPath, Overwrite, TextRef
+from apt.options import FileRef, ModelRef, Options, OutputPath, Overwrite, TextRef
+from apt.registry import Registry
 
 __all__ = [
     "CompareOptions",
@@ -81,6 +82,12 @@ class TestOptions(Options):
     max_rows: int | None = Field(default=None, ge=1, description=_MAX_ROWS)
     new_tokens: int = Field(default=32, ge=1, description="Tokens to generate.")
     batch_rows: int = Field(default=8, ge=1, description=_BATCH_ROWS)
+    tasks: tuple[FileRef, ...] = Field(
+        default=(), description="JSONL files of items: multiple choice, cloze or exact match."
+    )
+    baseline: FileRef | None = Field(
+        default=None, description="An earlier result as JSON: a figure that fell by more than noise fails the test."
+    )
 
 
 class CompareOptions(Options):
@@ -100,6 +107,7 @@ class CompareOptions(Options):
     dtype: Literal["float32", "stored"] = Field(
         default="float32", description="What the models compute in: stored keeps each one's own dtype."
     )
+    tasks: tuple[FileRef, ...] = Field(default=(), description="JSONL files of items that every model answers.")
 
 
 def sample_text(options: SampleTextOptions) -> TextResult:
@@ -140,8 +148,11 @@ def embedded_text(options: EmbeddedTextOptions) -> TextResult:
     )
 
 
-def check(options: TestOptions) -> TestResult:
-    """Check a model; the result says whether it passed."""
+def check(options: TestOptions, more_checks: MoreChecks | None = None) -> TestResult:
+    """Check a model; the result says whether it passed.
+
+    :param more_checks: checks of others, see :func:`apt.evaluation.checking.check_model`.
+    """
     return check_model(
         options.model,
         text=options.text,
@@ -149,6 +160,9 @@ def check(options: TestOptions) -> TestResult:
         max_rows=options.max_rows,
         new_tokens=options.new_tokens,
         batch_rows=options.batch_rows,
+        tasks=options.tasks,
+        baseline=options.baseline,
+        more_checks=more_checks,
     )
 
 
@@ -159,13 +173,15 @@ def test(options: TestOptions) -> TestResult:
     """
     result = check(options)
     if not result.passed:
-        told = "; ".join(f"{c.name}: {c.detail}" for c in result.failed)
+        told = "; ".join([*(f"{c.name}: {c.detail}" for c in result.failed), *result.fell])
         raise CheckFailedError(f"{result.name}: {told}", hint=f"apt_model debug {result.path}")
     return result
 
 
-def compare(options: CompareOptions) -> CompareResult:
-    """Compare models: size, speed, perplexity, divergence from the first.
+def compare(options: CompareOptions, registry: Registry | None = None) -> CompareResult:
+    """Compare models: size, speed, perplexity, divergence from the first, tasks, and what of it is beyond chance.
+
+    :param registry: where a runtime for GGUF files is looked up; without one they are dequantized.
 
     :raises BadInputError: when the text gives no common figure for the models.
     """
@@ -178,6 +194,8 @@ def compare(options: CompareOptions) -> CompareResult:
         batch_rows=options.batch_rows,
         speed=options.speed,
         stored_dtype=options.dtype == "stored",
+        tasks=options.tasks,
+        registry=registry,
     )
 
 

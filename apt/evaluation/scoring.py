@@ -1,12 +1,15 @@
 """Log-likelihoods of token rows, and how far one model's predictions are from another's."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from apt.console.errors import BadInputError
 from apt.console.progress import progress
+from apt.evaluation.batching import plan_batches
+from apt.evaluation.forward import CHUNK_VALUES, LOGITS_BUDGET, parts_of
+from apt.evaluation.scorers import as_scorer
 from apt.evaluation.statistics import Estimate, ratio_estimate
 
 if TYPE_CHECKING:
@@ -28,9 +31,7 @@ __all__ = [
     "token_divergence",
 ]
 
-#: Logits of one forward pass are held to this many values (512 MB in fp32).
-_LOGITS_BUDGET: Final = 2**27
-#: Positions whose logits are turned to fp32 at a time.
+#: Positions of foreign predictions that are turned to fp32 at a time.
 _POSITIONS: Final = 1024
 
 
@@ -59,14 +60,16 @@ class Divergence:
     tokens: int
 
 
-def perplexity(scores: RowScores) -> Estimate:
-    """``exp`` of the mean negative log-likelihood per token, with its interval over rows."""
+def perplexity(scores: RowScores, sources: "Sequence[Any] | None" = None) -> Estimate:
+    """``exp`` of the mean negative log-likelihood per token, with its interval over rows, or their sources."""
     import numpy as np
 
-    return ratio_estimate(scores.nll, scores.tokens, np.exp)
+    return ratio_estimate(scores.nll, scores.tokens, np.exp, sources=sources)
 
 
-def bits_per_byte(scores: RowScores, n_bytes: "int | Sequence[int]") -> Estimate:
+def bits_per_byte(
+    scores: RowScores, n_bytes: "int | Sequence[int]", sources: "Sequence[Any] | None" = None
+) -> Estimate:
     """Bits that the model needs for a byte of the counted text.
 
     :param n_bytes: UTF-8 bytes that the counted tokens stand for, in all or per row; given in all, they are laid
@@ -78,7 +81,7 @@ def bits_per_byte(scores: RowScores, n_bytes: "int | Sequence[int]") -> Estimate
         weights = scores.tokens * (n_bytes / scores.tokens.sum())
     else:
         weights = np.asarray(n_bytes, np.float64)
-    return ratio_estimate(scores.nll / np.log(2.0), weights)
+    return ratio_estimate(scores.nll / np.log(2.0), weights, sources=sources)
 
 
 def score_rows(model: Any, rows: "Rows", *, batch_rows: int = 8) -> RowScores:
@@ -102,23 +105,30 @@ def score_together(
 ) -> tuple[list[RowScores], list[Divergence]]:
     """Score several models in one pass; each is run once over the rows.
 
+    Rows of like length run side by side, and logits are computed at counted positions alone. Memory beside the weights:
+    the activations of one batch, at most :data:`~apt.evaluation.forward.LOGITS_BUDGET` logits of all models together,
+    and three chunks of :data:`~apt.evaluation.forward.CHUNK_VALUES` log-probabilities.
+
+    :param models: transformers causal language models, or scorers (:mod:`apt.evaluation.scorers`).
     :returns: one :class:`RowScores` a model, and the :class:`Divergence` of each further model from the first.
     """
     import numpy as np
 
-    _check(models, rows)
-    n = len(rows.ids)
-    nll = np.zeros((len(models), n))
-    kl, agree = np.zeros((len(models), n)), np.zeros((len(models), n))
-    vocabulary = max(m.get_output_embeddings().weight.shape[0] for m in models)
-    with _evaluating(models), progress("scoring", n, "rows") as bar:
-        for batch in _batches(rows, batch_rows, vocabulary):
-            for m, i, sums in _score_batch(models, rows, batch):
-                nll[m, i], kl[m, i], agree[m, i] = sums
+    scorers = [as_scorer(m) for m in models]
+    _check(scorers, rows)
+    sums = np.zeros((len(scorers), len(rows), 3))
+    lengths = [int(n.nonzero()[-1]) + 1 if n.any() else 0 for n in rows.counted]
+    most = max(1, LOGITS_BUDGET // (scorers[0].vocabulary * len(scorers)))
+    cost = max(s.pass_tokens for s in scorers)
+    with ExitStack() as stack, progress("scoring", len(rows), "rows") as bar:
+        for scorer in scorers:
+            stack.enter_context(scorer.running())
+        for batch in plan_batches(lengths, most_rows=batch_rows, most_tokens=most, pass_tokens=cost):
+            sums[:, batch] = _batch_sums(scorers, rows, batch, lengths[batch[0]], most)
             bar.advance(len(batch))
     tokens = rows.counted.sum(dim=1).numpy().astype(np.int64)
-    scores = [RowScores(nll[m], tokens) for m in range(len(models))]
-    distances = [_divergence(kl[m], agree[m], tokens) for m in range(1, len(models))]
+    scores = [RowScores(sums[m, :, 0], tokens) for m in range(len(scorers))]
+    distances = [_divergence(sums[m, :, 1], sums[m, :, 2], tokens) for m in range(1, len(scorers))]
     return scores, distances
 
 
@@ -126,36 +136,38 @@ def _divergence(kl: "NDArray[Any]", agree: "NDArray[Any]", tokens: "NDArray[Any]
     return Divergence(ratio_estimate(kl, tokens), ratio_estimate(agree, tokens), int(tokens.sum()))
 
 
-def _score_batch(
-    models: Sequence[Any], rows: "Rows", batch: list[int]
-) -> Iterator[tuple[int, int, tuple[float, float, float]]]:
-    """Yield ``(model, row, (nll, kl to the first model, agreements with it))``, summed over the row's tokens."""
+def _batch_sums(scorers: Sequence[Any], rows: "Rows", batch: list[int], width: int, most: int) -> "NDArray[Any]":
+    """Return ``[models, rows of the batch, 3]``: nll, KL to the first model, agreements with it, summed over a row."""
     import torch
 
-    counted = rows.counted[batch]
-    width = int(counted.nonzero()[:, 1].max()) + 2  # counted[:, t] says that token t + 1 counts
-    counted = counted[:, : width - 1]
-    ids = rows.ids[batch, :width]
-    outputs = [m(input_ids=ids.to(m.device), use_cache=False).logits[:, :-1] for m in models]
-    row, at = counted.nonzero(as_tuple=True)
-    totals = torch.zeros(len(models), len(batch), 3, dtype=torch.float64)
-    for chunk in range(0, len(row), _POSITIONS):
-        r, t = row[chunk : chunk + _POSITIONS], at[chunk : chunk + _POSITIONS]
-        target = ids[r, t + 1]
-        first: torch.Tensor | None = None
-        for m, logits in enumerate(outputs):
-            logp = torch.log_softmax(logits[r, t].float().cpu(), dim=-1)
-            parts = torch.zeros(len(r), 3, dtype=torch.float64)
-            parts[:, 0] = -logp.gather(1, target[:, None])[:, 0].double()
-            if first is None:
-                first = logp
-            else:
-                parts[:, 1], parts[:, 2] = token_divergence(first, logp)
-            totals[m].index_add_(0, r, parts)
-    for m in range(len(models)):
-        for j, i in enumerate(batch):
-            a, b, c = totals[m, j].tolist()
-            yield m, i, (a, b, c)
+    ids = rows.ids[batch, : width + 1]
+    counted = rows.counted[batch, :width]
+    totals = torch.zeros(len(scorers), len(batch), 3, dtype=torch.float64)
+    for where in parts_of(counted, most):
+        outputs = [s.logits(ids[:, :width], where) for s in scorers]
+        row, target = where.nonzero()[:, 0], ids[:, 1:][where]
+        step = max(1, CHUNK_VALUES // outputs[0].shape[-1])
+        for begin in range(0, len(row), step):
+            part = slice(begin, begin + step)
+            for m, parts in enumerate(_position_figures([o[part] for o in outputs], target[part])):
+                totals[m].index_add_(0, row[part], parts)
+    return totals.numpy()
+
+
+def _position_figures(logits: "Sequence[torch.Tensor]", target: "torch.Tensor") -> "Iterator[torch.Tensor]":
+    """Yield float64 ``[positions, 3]`` on the CPU for each model: nll, KL to the first model, agreement with it."""
+    import torch
+
+    first: torch.Tensor | None = None
+    for values in logits:
+        logp = torch.log_softmax(values.float().cpu(), dim=-1)
+        parts = torch.zeros(len(logp), 3, dtype=torch.float64)
+        parts[:, 0] = -logp.gather(1, target[:, None])[:, 0].double()
+        if first is None:
+            first = logp
+        else:
+            parts[:, 1], parts[:, 2] = token_divergence(first, logp)
+        yield parts
 
 
 def token_divergence(reference: "torch.Tensor", other: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -196,40 +208,14 @@ def divergence_from_logits(reference: Any, other: Any, row: Any | None = None) -
     return _divergence(np.bincount(group, kl), np.bincount(group, agree), np.bincount(group))
 
 
-def _batches(rows: "Rows", batch_rows: int, vocabulary: int) -> Iterator[list[int]]:
-    """Yield row indices, rows of like length together; rows without a counted token are left out."""
-    lengths = [int(n.nonzero()[-1]) + 2 if n.any() else 0 for n in rows.counted]
-    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i])
-    while order:
-        fits = max(1, min(batch_rows, _LOGITS_BUDGET // (lengths[order[0]] * vocabulary)))
-        batch, order = order[:fits], order[fits:]
-        yield batch
-
-
-def _check(models: Sequence[Any], rows: "Rows") -> None:
+def _check(scorers: Sequence[Any], rows: "Rows") -> None:
     """Refuse what would fail deep inside a model, or give a figure of nothing."""
     if not len(rows.ids) or not bool(rows.counted.any()):
         raise BadInputError(f"the text {rows.source!r} has no token to score")
-    sizes = {int(m.get_output_embeddings().weight.shape[0]) for m in models}
+    sizes = {s.vocabulary for s in scorers}
     if len(sizes) > 1:
         raise BadInputError(f"models with vocabularies of {sorted(sizes)} tokens cannot be compared token by token")
-    embedded = min(int(m.get_input_embeddings().weight.shape[0]) for m in models)
+    known = min(s.known_ids for s in scorers)
     low, high = int(rows.ids.min()), int(rows.ids.max())
-    if low < 0 or high >= embedded:
-        raise BadInputError(f"the text {rows.source!r} has token ids {low}..{high}; the model knows 0..{embedded - 1}")
-
-
-@contextmanager
-def _evaluating(models: Sequence[Any]) -> Iterator[None]:
-    """Evaluation mode without gradients, the former mode afterwards."""
-    import torch
-
-    was = [m.training for m in models]
-    for model in models:
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for model, training in zip(models, was, strict=True):
-            model.train(training)
+    if low < 0 or high >= known:
+        raise BadInputError(f"the text {rows.source!r} has token ids {low}..{high}; the model knows 0..{known - 1}")

@@ -5,6 +5,7 @@ the tokenizer has one, else the last token of the row before (a document's first
 Apart from that, every token of the text is counted exactly once.
 """
 
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from apt.console.errors import BadInputError, NotFoundError, UsageError
 from apt.evaluation.sampling import sample_rows, start_token
@@ -20,7 +21,28 @@ from apt.evaluation.sampling import sample_rows, start_token
 if TYPE_CHECKING:
     import torch
 
-    from apt.checkpoint.reader import Checkpoint
+
+class Reader(Protocol):
+    """A model whose text is wanted in tokens: a checkpoint, or a GGUF."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its config; only the context and the start token are read."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """Return its transformers tokenizer."""
+        ...
+
+    def load(self, dtype: "torch.dtype | None" = None, device: str = "cpu") -> Any:
+        """Return the transformers model."""
+        ...
+
 
 Split = Literal["calibration", "train", "heldout"]
 SPLITS: Final[tuple[Split, ...]] = ("calibration", "train", "heldout")
@@ -31,6 +53,9 @@ DEFAULT_WINDOW: Final = 512
 SAMPLED_ROWS: Final[Mapping[str, int]] = {"calibration": 64, "train": 256, "heldout": 64}
 #: Of ten train modules of the standard library, one is calibration text and nothing else.
 _CALIBRATION_EVERY: Final = 10
+#: Rows of one document depend on one another. Documents are the units of intervals and tests from so many on; of fewer,
+#: there is nothing to estimate their spread from.
+FEWEST_DOCUMENTS: Final = 20
 #: Not counted, in ``labels``.
 IGNORED: Final = -100
 
@@ -45,6 +70,7 @@ class Rows:
     :param source: where the rows come from, for people.
     :param row_bytes: the same bytes row by row.
     :param sampled: whether a model wrote the text; scores then tell agreement with that model, not quality.
+    :param documents: the document that each row is of, where the text has several.
     """
 
     ids: "torch.Tensor"
@@ -53,6 +79,7 @@ class Rows:
     source: str
     row_bytes: tuple[int, ...] | None = None
     sampled: bool = False
+    documents: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +105,22 @@ class Rows:
         n_bytes = self.n_bytes if len(rows) == len(self) else None
         if by_row is not None:
             n_bytes = sum(by_row)
-        return Rows(self.ids[rows], self.labels[rows], n_bytes, self.source, by_row, self.sampled)
+        documents = None if self.documents is None else tuple(self.documents[i] for i in rows)
+        return Rows(self.ids[rows], self.labels[rows], n_bytes, self.source, by_row, self.sampled, documents)
+
+    @property
+    def clusters(self) -> tuple[int, ...] | None:
+        """The documents as units of intervals and tests; ``None`` where too few of them leave only the rows."""
+        enough = self.documents is not None and len(set(self.documents)) >= FEWEST_DOCUMENTS
+        return self.documents if enough else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is scored; two scores with one digest are of the same tokens in the same rows."""
+        found = hashlib.sha256(str(tuple(self.ids.shape)).encode())
+        for tensor in (self.ids, self.labels):
+            found.update(tensor.numpy().tobytes())
+        return found.hexdigest()
 
     def spread(self, max_rows: int | None) -> "Rows":
         """Return at most ``max_rows`` rows, evenly spread over the text."""
@@ -134,7 +176,7 @@ def load_rows(
     ref: str | Path,
     *,
     split: Split,
-    checkpoint: "Checkpoint",
+    checkpoint: Reader,
     window: int | None = None,
     max_rows: int | None = None,
     model: Any = None,
@@ -163,7 +205,7 @@ def load_rows(
     return cut_documents(checkpoint.tokenizer(), documents, size, source).spread(max_rows)
 
 
-def context_of(checkpoint: "Checkpoint") -> int:
+def context_of(checkpoint: Reader) -> int:
     """Return the context length that the config states, 512 when it states none."""
     config = checkpoint.config
     for part in (config, config.get("text_config") or {}):
@@ -235,8 +277,10 @@ def cut_documents(tokenizer: Any, documents: Iterable[str], window: int, source:
     :param tokenizer: a transformers tokenizer.
     :raises BadInputError: when no document has a token to count.
     """
-    rows = [row for text in documents for row in _cut(tokenizer, text, window)]
-    return _pad(rows, tokenizer, source)
+    cuts = [_cut(tokenizer, text, window) for text in documents]
+    rows = _pad([row for cut in cuts for row in cut], tokenizer, source)
+    several = tuple(i for i, cut in enumerate(cuts) for _ in cut) if len(cuts) > 1 else None
+    return dataclasses.replace(rows, documents=several)
 
 
 def _pad(rows: list[tuple[list[int], int]], tokenizer: Any, source: str) -> Rows:
@@ -270,7 +314,7 @@ def _cut(tokenizer: Any, text: str, window: int) -> list[tuple[list[int], int]]:
     return rows
 
 
-def _embedded(checkpoint: "Checkpoint", split: Split, window: int, max_rows: int | None) -> Rows:
+def _embedded(checkpoint: Reader, split: Split, window: int, max_rows: int | None) -> Rows:
     """Rows of library modules; with ``max_rows``, at least 32 modules have a share in them."""
     tokenizer = checkpoint.tokenizer()
     rows: list[tuple[list[int], int]] = []
@@ -313,7 +357,7 @@ def _token_rows(path: Path, split: Split, window: int | None) -> Rows:
     return rows_from_ids(ids.astype(np.int64), source=source, lengths=lengths, row_bytes=n_bytes, sampled=sampled)
 
 
-def _sampled(checkpoint: "Checkpoint", split: Split, window: int | None, max_rows: int | None, model: Any) -> Rows:
+def _sampled(checkpoint: Reader, split: Split, window: int | None, max_rows: int | None, model: Any) -> Rows:
     import torch
 
     model = model or checkpoint.load(dtype=torch.float32)

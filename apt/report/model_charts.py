@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from apt.checkpoint.architecture import Architecture
-from apt.checkpoint.facts import ModelFacts, model_facts
+from apt.checkpoint.fact_sheet import ModelFacts
+from apt.checkpoint.facts import model_facts
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.sizes import open_model

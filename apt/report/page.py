@@ -34,6 +34,8 @@ class Page:
     checks: Sequence[Check]
     charts: Sequence[Chart]
     facts: Table
+    states_title: str = "States"
+    more: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ def render(page: Page) -> str:
     """Return the whole HTML document."""
     parts = [
         _header(page),
-        _section("States", _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
-        _section("Checks", _checks(page.checks)),
+        _section(page.states_title, _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
+        *(_section(t.title, _table(t, "states")) for t in page.more),
+        *([_section("Checks", _checks(page.checks))] if page.checks else []),
         '<section class="charts" aria-label="Charts">' + "".join(_figure(c) for c in page.charts) + "</section>",
         _section("How it was made", _table(page.facts, "facts")),
     ]
@@ -106,7 +109,7 @@ def _header(page: Page | Sheet) -> str:
 
 
 def _section(title: str, content: str, anchor: str = "") -> str:
-    anchor = anchor or title.lower().replace(" ", "-")
+    anchor = _text(anchor or "-".join(title.lower().split()))
     heading = f'<h2 id="{anchor}-h">{_text(title)}</h2>'
     return f'<section id="{anchor}" aria-labelledby="{anchor}-h">{heading}{content}</section>'
 

@@ -48,6 +48,22 @@ class Divergence(View):
     agreement: Estimate
 
 
+class TaskFigure(View):
+    """One figure of a task."""
+
+    name: str
+    estimate: Estimate
+    higher_is_better: bool
+
+
+class TaskFigures(View):
+    """A model on a task."""
+
+    name: str
+    items: int
+    metrics: tuple[TaskFigure, ...]
+
+
 class ComparedModel(View):
     """A state of the model, measured."""
 
@@ -59,6 +75,8 @@ class ComparedModel(View):
     bits_per_byte: Estimate | None = None
     divergence: Divergence | None = None
     speed: Speed | None = None
+    runtime: str = ""
+    tasks: tuple[TaskFigures, ...] = ()
 
 
 class Comparison(View):

@@ -20,3 +20,17 @@ def test_wrong_calls_are_refused(cli: Callable, llama_dir: Path, tmp_path: Path)
     assert cli("compare", llama_dir).code == 2
     assert cli("compare", llama_dir, llama_dir, "--dtype", "int4").code == 2
     assert cli("compare", llama_dir, tmp_path / "missing").code == 3
+
+
+def test_a_page_and_tasks(cli: Callable, new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    a, b = new_llama(tmp_path / "甲"), new_llama(tmp_path / "b", seed=1)
+    task, page = tmp_path / "choice.jsonl", tmp_path / "out" / "page.html"
+    items = [{"context": f"fox {i}", "choices": [" dog", "狗"], "answer": i % 2} for i in range(12)]
+    task.write_text("\n".join(json.dumps(i, ensure_ascii=False) for i in items), encoding="utf-8")
+    words = ("compare", a, b, "--max-rows", "2", "--window", "32", "--no-speed", "--task", task, "--html", page)
+    ran = cli(*words)
+    assert ran.code == 0 and "p (Holm)" in ran.out and "choice: accuracy" in page.read_text(encoding="utf-8")
+    assert "甲" in page.read_text(encoding="utf-8")
+    assert cli(*words).code == 7
+    assert cli(*words, "--overwrite").code == 0
+    assert cli("compare", a, b, "--task", tmp_path / "none.jsonl").code == 3

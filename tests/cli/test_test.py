@@ -30,3 +30,26 @@ def test_a_fault_is_told_with_exit_code_10(cli: Callable, new_llama: Callable[..
     found = json.loads(ran.out)
     assert not found["passed"] and [c["name"] for c in found["checks"] if not c["passed"]] == ["finite weights"]
     assert "finite weights" in ran.err
+
+
+def test_tasks_and_a_baseline(cli: Callable, llama_dir: Path, tmp_path: Path) -> None:
+    task, baseline = tmp_path / "问题.jsonl", tmp_path / "baseline.json"
+    items = [{"context": f"fox {i}", "choices": [" dog", "狗"], "answer": i % 2} for i in range(12)]
+    task.write_text("\n".join(json.dumps(i, ensure_ascii=False) for i in items), encoding="utf-8")
+    words = ("test", llama_dir, "--text", "none", "--new-tokens", "2", "--task", task)
+    ran = cli(*words, "--json")
+    assert ran.code == 0 and json.loads(ran.out)["tasks"][0]["name"] == "问题"
+    baseline.write_text(ran.out, encoding="utf-8")
+    ran = cli(*words, "--baseline", baseline)
+    assert ran.code == 0 and "item by item" in ran.out and "问题 (multiple choice, 12 items)" in ran.out
+    found = json.loads(baseline.read_text(encoding="utf-8"))
+    for metric in found["tasks"][0]["metrics"]:
+        metric["values"] = [1.0] * 12
+    baseline.write_text(json.dumps(found), encoding="utf-8")
+    ran = cli(*words, "--baseline", baseline)
+    assert ran.code == 10 and "is worse than" in ran.err and "问题: accuracy" in ran.err
+    assert cli(*words, "--baseline", tmp_path / "none.json").code == 3
+    assert cli("test", llama_dir, "--task", tmp_path / "none.jsonl").code == 3
+    task.write_text("{}", encoding="utf-8")
+    ran = cli(*words)
+    assert ran.code == 4 and "问题.jsonl:1: not an item" in ran.err

@@ -99,7 +99,7 @@ def test_a_sound_model_passes(llama_dir: Path, text: Path) -> None:
     assert found.passed and found.score is not None and found.sample is not None
     assert [c.name for c in found.checks] == [
         "files", "tensors", "special tokens", "finite weights", "loads", "finite logits", "generates", "deterministic",
-        "KV cache", "perplexity",
+        "KV cache", "batch", "padding", "stops at end", "tokenizer round trip", "chat template", "perplexity",
     ]  # fmt: skip
     score = found.score
     assert score.perplexity.low < score.perplexity.value < score.perplexity.high
@@ -189,7 +189,7 @@ def test_a_copy_compares_equal(new_llama: Callable[..., Path], tmp_path: Path, t
     assert 0 <= first.memory_bytes - 4 * first.parameters < 1000 and first.size_ratio == 1.0  # and some buffers
     assert first.speed is not None and first.speed.decode.tokens_per_second > 0
     assert found.tokens == found.models[1].divergence.tokens  # type: ignore[union-attr]
-    assert json.loads(to_json(found))["models"][2]["divergence"]["kl"]["value"] > 0 and len(found.tables()) == 2
+    assert json.loads(to_json(found))["models"][2]["divergence"]["kl"]["value"] > 0 and len(found.tables()) == 3
 
 
 def test_little_memory_gives_the_same_figures(

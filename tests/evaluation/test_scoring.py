@@ -71,8 +71,8 @@ def test_scores_equal_a_float64_loop_for_every_batch_size(model: Any, rows: Rows
 
 def test_small_chunks_give_the_same_scores(model: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = score_rows(model, rows)
-    monkeypatch.setattr("apt.evaluation.scoring._POSITIONS", 5)
-    monkeypatch.setattr("apt.evaluation.scoring._LOGITS_BUDGET", 1)
+    monkeypatch.setattr("apt.evaluation.scoring.CHUNK_VALUES", 5 * 288)
+    monkeypatch.setattr("apt.evaluation.scoring.LOGITS_BUDGET", 7 * 288)
     assert score_rows(model, rows).nll == pytest.approx(whole.nll, rel=1e-6)
 
 

@@ -29,7 +29,7 @@ class OllamaExportPlugin(Plugin):
         registry.add_command("ollama", f"{_ROOM}.commands:app", help="export to GGUF with a Modelfile, and verify it")
 
     def register_components(self, registry: ComponentRegistry) -> None:
-        """Declare the two operations."""
+        """Declare the two operations, and the runtime that ``compare`` runs a GGUF in."""
         registry.add_component(
             "operation", "export-gguf", f"{_ROOM}.export:export_gguf", f"{_ROOM}.options:ExportOptions",
             "write a checkpoint as GGUF with a Modelfile",
@@ -38,6 +38,9 @@ class OllamaExportPlugin(Plugin):
             "operation", "verify-gguf", f"{_ROOM}.verify:verify_gguf", f"{_ROOM}.options:VerifyOptions",
             "prove a GGUF against its checkpoint, by values and in llama.cpp",
         )  # fmt: skip
+        registry.add_component(
+            "scorer", "llama.cpp", f"{_ROOM}.scorer:LlamaCppScorer", summary="run a GGUF in llama.cpp"
+        )
 
     def export_to_ollama(
         self,

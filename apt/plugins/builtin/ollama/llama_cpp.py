@@ -66,9 +66,11 @@ class LlamaCpp:
         if library is None:
             raise MissingDependencyError("running a GGUF needs llama.cpp", hint=f"pip install {PACKAGE}")
         self._path = path
+        #: Threads that llama.cpp computes with.
+        self.threads = threads or _threads_for(path)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process, see close()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_CHILD), str(library), str(path.resolve()), str(threads or _threads_for(path))],
+            [sys.executable, "-I", str(_CHILD), str(library), str(path.resolve()), str(self.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from apt.evaluation.speed import Rate
@@ -25,20 +26,21 @@ def measure_decode(runner: LlamaCpp, start: int, context: int) -> Rate | None:
     :param context: the model's context length, which bounds the continuation.
     :returns: ``None`` where the context is too short, or the machine too busy, to tell the two apart.
     """
-    first = _seconds(runner, start, min(_SHORT, context - 1))  # also warms up
+    first = seconds_of(runner, [start], min(_SHORT, context - 1))  # also warms up
     more = min(max(_LEAST, int(_SECONDS * _SHORT / first)), _MOST, context - 1 - _SHORT)
     if more < _LEAST:
         return None
-    short = min(_seconds(runner, start, _SHORT) for _ in range(_REPEATS))
+    short = min(seconds_of(runner, [start], _SHORT) for _ in range(_REPEATS))
     rates = []
     for _ in range(_REPEATS):
-        seconds = _seconds(runner, start, _SHORT + more) - short
+        seconds = seconds_of(runner, [start], _SHORT + more) - short
         if seconds > 0:
             rates.append(more / seconds)
     return Rate(statistics.median(rates), min(rates), max(rates)) if rates else None
 
 
-def _seconds(runner: LlamaCpp, start: int, new_tokens: int) -> float:
+def seconds_of(runner: LlamaCpp, prompt: Sequence[int], new_tokens: int) -> float:
+    """Return the wall time of one continuation, its context's making included."""
     begun = time.perf_counter()
-    runner.greedy([[start]], new_tokens)
+    runner.greedy([prompt], new_tokens)
     return time.perf_counter() - begun

@@ -62,9 +62,11 @@ def test_declarations_can_be_loaded() -> None:
     assert {(c.kind, c.name) for c in recorder.components} == {
         ("operation", "export-gguf"),
         ("operation", "verify-gguf"),
+        ("scorer", "llama.cpp"),
     }
     for component in recorder.components:
         assert callable(component.load())
+    for component in (c for c in recorder.components if c.kind == "operation"):
         assert component.load_schema().model_config["extra"] == "forbid"
 
 
