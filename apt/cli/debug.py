@@ -77,15 +77,9 @@ def _plugin_states() -> "list[PluginState]":
 
 
 def _plugin_checks(hook: str, **facts: object) -> "list[PluginCheck]":
-    """Ask the plugins that have checks of their own; what is not one is left out."""
+    """Ask the plugins that have checks of their own."""
     from apt.evaluation.environment import PluginCheck
     from apt.plugins import host
-    from apt.plugins.base import Diagnosis
 
-    told = [found for found in host.current().fire(hook, **facts) if isinstance(found, (list, tuple))]
-    return [
-        PluginCheck(str(d.check), bool(d.ok), str(d.message), str(d.hint))
-        for found in told
-        for d in found
-        if isinstance(d, Diagnosis)
-    ]
+    told = host.diagnoses(hook, **facts)
+    return [PluginCheck(str(d.check), bool(d.ok), str(d.message), str(d.hint)) for d in told]

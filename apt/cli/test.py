@@ -1,7 +1,7 @@
 """``apt_model test``: is a model whole, does it run, how well does it predict."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from apt.console import output
 from apt.console.completes import Completes
 from apt.console.errors import ExitCode
 from apt.console.typer_options import JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from apt.evaluation.behaviour import Check
 
 
 @output.emits("apt.evaluation.results:TestResult")
@@ -72,7 +75,8 @@ def test(
             batch_rows=batch_rows,
             tasks=tuple(task or ()),
             baseline=baseline,
-        )
+        ),
+        more_checks=_plugin_checks,
     )
     output.emit(result)
     if result.passed:
@@ -82,3 +86,12 @@ def test(
     if result.fell:
         output.warn(f"{result.name} is worse than {baseline}: {', '.join(result.fell)}")
     return ExitCode.CHECK_FAILED
+
+
+def _plugin_checks(model: Path) -> "list[Check]":
+    """Ask the plugins that check models."""
+    from apt.evaluation.behaviour import Check
+    from apt.plugins import host
+
+    told = host.diagnoses("model_checks", model=model)
+    return [Check(str(d.check), bool(d.ok), str(d.message)) for d in told]

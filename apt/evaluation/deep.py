@@ -90,6 +90,8 @@ def deep_findings(checkpoint: Checkpoint, model: Any, text: str = "embedded") ->
             architecture = checkpoint.architecture
         except UnsupportedError:
             return checked, findings
+        if not architecture.uniform:  # experts, latent or linear attention: the checks below know plain layers only
+            return checked, findings
         checked.append("silent units")
         findings += silence_findings(model, architecture, ids)
         if rows is None:

@@ -61,6 +61,7 @@ HOOKS: Final = (
     "on_training_end",
     "diagnostics",
     "model_diagnostics",
+    "model_checks",
     "information",
 )
 

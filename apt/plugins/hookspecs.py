@@ -124,6 +124,17 @@ class ModelDiagnostics(Protocol):
         ...
 
 
+class ModelChecks(Protocol):
+    """Plugins that ask more of a model than that it is whole and runs."""
+
+    def model_checks(self, model: Path) -> Sequence[Diagnosis]:
+        """Return checks that ``apt_model test`` should hold a model to; one that is not ok fails the test.
+
+        :param model: the checkpoint's directory; its files are whole.
+        """
+        ...
+
+
 class Information(Protocol):
     """Plugins that know more of a model than its headers say."""
 
@@ -146,6 +157,7 @@ class HookSpecs(
     OnTrainingEnd,
     Diagnostics,
     ModelDiagnostics,
+    ModelChecks,
     Information,
     Protocol,
 ):

@@ -16,7 +16,7 @@ from apt.console import output
 from apt.console.errors import AptError, MissingDependencyError, UsageError
 from apt.console.table import Table
 from apt.plugins import index
-from apt.plugins.base import Plugin
+from apt.plugins.base import Diagnosis, Plugin
 from apt.plugins.core import EVENTS, HOOKS
 from apt.plugins.records import CommandRecord, ComponentRecord, IndexData, PluginList, PluginRecord
 from apt.registry import CORE_COMPONENTS, Component, Registry
@@ -256,6 +256,12 @@ def registry() -> Registry:
 def fire(hook: str, **facts: Any) -> list[Any]:
     """Call a hook of every usable plugin; see :meth:`Host.fire`."""
     return current().fire(hook, **facts)
+
+
+def diagnoses(hook: str, **facts: Any) -> list[Diagnosis]:
+    """Call a hook that returns diagnoses, and return all of them; what a plugin returns else is left out."""
+    told = [found for found in fire(hook, **facts) if isinstance(found, (list, tuple))]
+    return [each for found in told for each in found if isinstance(each, Diagnosis)]
 
 
 def set_enabled(names: Sequence[str], *, enabled: bool) -> PluginList:

@@ -53,3 +53,20 @@ def test_tasks_and_a_baseline(cli: Callable, llama_dir: Path, tmp_path: Path) ->
     task.write_text("{}", encoding="utf-8")
     ran = cli(*words)
     assert ran.code == 4 and "问题.jsonl:1: not an item" in ran.err
+
+
+def test_checks_of_plugins_count(cli: Callable, llama_dir: Path, apt_home: Path) -> None:
+    path = apt_home / "plugins" / "house.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("""
+from apt.plugins.base import Diagnosis, Plugin
+
+class House(Plugin):
+    name = "house"
+    def model_checks(self, model):
+        return [Diagnosis("card", (model / "README.md").is_file(), "no model card", "write one"), "nonsense"]
+""")
+    ran = cli("test", llama_dir, "--text", "none", "--json")
+    found = {c["name"]: c for c in json.loads(ran.out)["checks"]}
+    assert ran.code == 10
+    assert (found["card"]["passed"], found["card"]["detail"]) == (False, "no model card")
