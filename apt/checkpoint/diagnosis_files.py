@@ -10,7 +10,9 @@ from apt.checkpoint.reader import INDEX_NAME, Checkpoint, member, read_json
 from apt.checkpoint.safetensors_header import MAX_HEADER_BYTES, TensorInfo, read_header
 from apt.console.errors import BadInputError
 
-_COPY: Final = "copy or download {} again"
+
+def _copy_again(name: str) -> str:
+    return f"copy or download {name} again"
 
 
 def broken_file_findings(directory: Path) -> tuple[list[Finding], dict[str, TensorInfo]]:
@@ -22,7 +24,7 @@ def broken_file_findings(directory: Path) -> tuple[list[Finding], dict[str, Tens
         try:
             weight_map = _weight_map(read_json(index))
         except BadInputError as problem:
-            mend = f"remove it and write it anew from the shards' headers, or {_COPY.format(INDEX_NAME)}"
+            mend = f"remove it and write it anew from the shards' headers, or {_copy_again(INDEX_NAME)}"
             findings.append(error("corrupt-index", INDEX_NAME, problem.message, "it was cut or edited", mend))
     names = sorted(set(weight_map.values())) or sorted(p.name for p in directory.glob("*.safetensors"))
     holders: dict[str, list[str]] = {}
@@ -35,7 +37,7 @@ def broken_file_findings(directory: Path) -> tuple[list[Finding], dict[str, Tens
             continue
         if not path.is_file():
             told = f"the index places {sum(s == name for s in weight_map.values())} tensors in it, it is not there"
-            findings.append(error("missing-shard", name, told, "an incomplete copy", _COPY.format(name)))
+            findings.append(error("missing-shard", name, told, "an incomplete copy", _copy_again(name)))
             continue
         try:
             header = read_header(path)[0]
@@ -66,10 +68,10 @@ def _broken_header(path: Path, problem: BadInputError) -> Finding:
     described = described_bytes(path)
     if described is not None and described > size:
         evidence = f"truncated: its header describes {described:,} bytes, the file has {size:,}"
-        return error("truncated", path.name, evidence, "a copy or download that was cut", _COPY.format(path.name))
+        return error("truncated", path.name, evidence, "a copy or download that was cut", _copy_again(path.name))
     if size < 8:
-        return error("truncated", path.name, f"{size} bytes", "a download that was cut", _COPY.format(path.name))
-    return error("corrupt-header", path.name, problem.message, "damaged or hostile", _COPY.format(path.name))
+        return error("truncated", path.name, f"{size} bytes", "a download that was cut", _copy_again(path.name))
+    return error("corrupt-header", path.name, problem.message, "damaged or hostile", _copy_again(path.name))
 
 
 def described_bytes(path: Path) -> int | None:
@@ -91,7 +93,7 @@ def described_bytes(path: Path) -> int | None:
 
 def _index_findings(weight_map: Mapping[str, str], holders: Mapping[str, list[str]]) -> Iterator[Finding]:
     """The index against what the shards hold."""
-    write_anew = f"load the model with transformers and save it again, or {_COPY.format(INDEX_NAME)}"
+    write_anew = f"load the model with transformers and save it again, or {_copy_again(INDEX_NAME)}"
     twice = sorted(n for n, shards in holders.items() if len(shards) > 1)
     if twice:
         yield error(

@@ -71,9 +71,8 @@ def _differing(
     """A special id that is not the tokenizer's: an error for an end that is a piece of text, else a warning."""
     ordinary = bool(specials) and not specials & set(ids)
     make = error if role == "eos" and ordinary else warning if role == "eos" or ordinary else note
-    shown = f"is {ids if len(ids) > 1 else ids[0]}"
-    if ordinary:
-        shown += ", a token of text and no special one"
+    which = ", ".join(map(str, ids))
+    shown = f"is {which}, a token of text and no special one" if ordinary else f"is {which}"
     cause = "the files were edited apart"
     if role == "eos":
         cause += ": generation would not stop where the tokenizer ends a text"

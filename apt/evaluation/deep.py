@@ -97,7 +97,7 @@ def deep_findings(checkpoint: Checkpoint, model: Any, text: str = "embedded") ->
         if rows is None:
             return checked, findings
         tried, fault = _judged(model, checkpoint, rows)
-        checked.append(f"{tried} hypotheses on {rows.source}")
+        checked.append(f"{tried:,} hypotheses on {rows.source}")
         findings += fault
     return checked, findings
 

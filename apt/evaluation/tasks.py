@@ -72,7 +72,7 @@ class Task:
         """What each item shares with others; ``None`` where no item says so. An item without is by itself."""
         if not any(i.source for i in self.items):
             return None
-        return tuple(i.source or f"\0line {i.line}" for i in self.items)
+        return tuple(i.source or f"\0{i.line}" for i in self.items)
 
 
 def read_task(path: Path) -> Task:
