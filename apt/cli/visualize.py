@@ -43,7 +43,7 @@ def visualize(
     Examples:
       apt_model visualize tiny
       apt_model visualize ./my-run -o curves.html
-      apt_model compare A B --json > ab.json; apt_model visualize ab.json --lang zh-CN
+      apt_model visualize comparison.json --lang zh-CN
       apt_model visualize ./my-model --png
 
     \b

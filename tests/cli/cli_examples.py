@@ -59,6 +59,15 @@ SUBSTITUTES = {
     "apt_model cloud-storage upload --platform modelscope": Substitute(
         "apt_model cloud-storage upload --platform modelscope --dry-run", "ModelScope is a hosted service"
     ),
+    "apt_model compare ./my-model my-model.gguf --task questions.jsonl --html compare.html": Substitute(
+        "apt_model compare ./my-model my-model.gguf --task questions.jsonl --html compare.html --max-rows 2", _SECONDS
+    ),
+    "apt_model test my-model --baseline before.json": Substitute(
+        "apt_model test my-model --baseline before.json --max-rows 2 --new-tokens 4", _SECONDS
+    ),
+    "apt_model visualize ./my-model --png": Substitute(
+        "apt_model visualize ./my-model", "matplotlib, which draws pictures, is not part of this package"
+    ),
     "apt_model plugin install ./my-plugin": Substitute(
         "apt_model plugin install ./my_plugin-1.0-py3-none-any.whl --dry-run",
         "installing would change the environment that runs the tests, and building a wheel asks a package index",
@@ -156,6 +165,39 @@ class Furniture:
         lines = [json.dumps({"text": f"{n} apples and {n * 7 % 23} pears. " * 8}) + "\n" for n in range(100)]
         (here / word).write_text("".join(lines), encoding="utf-8")
 
+    def questions(self, here: Path, word: str, hub: Any) -> None:
+        items = [
+            {"context": f"{n} apples and {n} pears are", "choices": [f" {2 * n}", f" {n}", f" {n + 9}"], "answer": 0}
+            for n in range(12)
+        ]
+        (here / word).write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+
+    def tested(self, here: Path, word: str, hub: Any) -> None:
+        from apt.console.output import to_json
+        from apt.evaluation.operations import TestOptions, check
+
+        path = self._shared / "before.json"
+        if not path.exists():
+            options = TestOptions(model=str(self._llama()), max_rows=2, new_tokens=4)
+            path.write_text(to_json(check(options)), encoding="utf-8")
+        shutil.copy(path, here / word)
+
+    def compared(self, here: Path, word: str, hub: Any) -> None:
+        from apt.console.output import to_json
+        from apt.evaluation.operations import CompareOptions, compare
+
+        path = self._shared / "comparison.json"
+        if not path.exists():
+            llama = str(self._llama())
+            options = CompareOptions(models=[llama, llama], labels=("a", "b"), max_rows=2, speed=False)
+            path.write_text(to_json(compare(options)), encoding="utf-8")
+        shutil.copy(path, here / word)
+
+    def run(self, here: Path, word: str, hub: Any) -> None:
+        log = [{"step": n, "epoch": n / 10, "loss": 4.0 / n, "learning_rate": 1e-3} for n in range(1, 11)]
+        (here / word).mkdir()
+        (here / word / "trainer_state.json").write_text(json.dumps({"log_history": log}), encoding="utf-8")
+
     def recipe(self, here: Path, word: str, hub: Any) -> None:
         (here / word).write_text(_RECIPE, encoding="utf-8")
         self.model(here, "my-model", hub)
@@ -228,6 +270,10 @@ PLACES: dict[str, Callable[[Furniture, Path, str, Any], None]] = {
     "text.txt": Furniture.text,
     "notes.jsonl": Furniture.documents,
     "my-recipe.yaml": Furniture.recipe,
+    "questions.jsonl": Furniture.questions,
+    "before.json": Furniture.tested,
+    "comparison.json": Furniture.compared,
+    "./my-run": Furniture.run,
     "./backups": Furniture.backups,
     "gpt2": Furniture.hosted,
     "owner/name": Furniture.hosted,

@@ -51,7 +51,7 @@ def test_the_keys_tell_the_kind(write: Callable[..., Path]) -> None:
     assert task.items[1].answer == 1 and task.items[3].context == ""
     cloze = read_task(write({"text": "the lazy dog "}, {"context": "a", "continuation": "b", "source": 7}))
     assert cloze.kind == "cloze" and cloze.items[0].context == "the lazy" and cloze.items[0].choices == (" dog",)
-    assert cloze.sources == ("\0line 1", "7") and cloze.digest != task.digest
+    assert cloze.sources == ("\x001", "7") and cloze.digest != task.digest
     exact = read_task(write({"prompt": "1+1=", "answer": ["2", "two"], "stop": [], "max_tokens": 3}))
     assert exact.kind == "exact_match" and exact.items[0].stop == () and exact.items[0].max_tokens == 3
 

@@ -28,6 +28,8 @@ WRONG = {
     "on_training_step": "self, step: int, metrics: Mapping[str, str]) -> None: ...",
     "on_training_end": "self, metrics: Mapping[str, float]) -> None: ...",
     "diagnostics": "self) -> list[str]: return []",
+    "model_diagnostics": "self, model: str) -> Sequence[Diagnosis]: return []",
+    "model_checks": "self) -> Sequence[Diagnosis]: return []",
     "information": "self, model: Path) -> str: return ''",
 }
 
