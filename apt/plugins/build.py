@@ -35,7 +35,7 @@ def build() -> IndexData:
         watch = Watch()
         data = _look(watch)
         if not watch.changed_since(begun_ns):
-            index.write(watch.stamps, sections(data))
+            index.write(watch.all_stamps(), sections(data))
             break
         wait_a_tick()  # what changed a moment ago could change again without looking different
     return data

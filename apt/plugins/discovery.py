@@ -33,22 +33,29 @@ _WATCHED_PATHS: Final = 128
 class Watch:
     """What the index depends on: the stamp of every path, taken before the path was read.
 
+    :param optional: stamps of paths that are watched while there are few.
     :param newest_ns: latest change of any of them.
     """
 
     stamps: dict[str, int] = field(default_factory=dict)
+    optional: dict[str, int] = field(default_factory=dict)
     newest_ns: int = 0
 
-    def add(self, path: str | Path) -> None:
+    def add(self, path: str | Path, *, optional: bool = False) -> None:
         """Take a path's stamp; see :func:`apt.plugins.index.stamp`."""
         text = str(path)
         if text in self.stamps:
             return
-        self.stamps[text] = index.stamp(text)
+        (self.optional if optional else self.stamps).setdefault(text, index.stamp(text))
         try:
             self.newest_ns = max(self.newest_ns, Path(text).stat().st_ctime_ns)
         except OSError:
             return
+
+    def all_stamps(self) -> dict[str, int]:
+        """Return what is to be watched."""
+        every = self.optional | self.stamps
+        return every if len(every) <= _WATCHED_PATHS else self.stamps
 
     def changed_since(self, moment_ns: int) -> bool:
         """Whether a path has changed after a moment, or so shortly before that its next change might look the same."""
@@ -132,13 +139,12 @@ def _watch_code(watch: Watch, root: Path, module: Path) -> None:
         return
     manifest = root / FILE
     watch.add(manifest if manifest.exists() else root)  # a directory changes when a manifest is put into it
-    if len(watch.stamps) < _WATCHED_PATHS:
-        watch.add(root)
-        try:
-            for file in itertools.islice(code_files(root), _WATCHED_PATHS):
-                watch.add(file)
-        except OSError:
-            return
+    watch.add(root, optional=True)
+    try:
+        for file in itertools.islice(code_files(root), _WATCHED_PATHS):
+            watch.add(file, optional=True)
+    except OSError:
+        return
 
 
 def _entry_points(watch: Watch) -> Iterator[Found]:
@@ -167,8 +173,7 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
         directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
         if directory is not None:
             watch.add(Path(directory) / "entry_points.txt")
-            if len(watch.stamps) < _WATCHED_PATHS:
-                watch.add(Path(directory) / "METADATA")
+            watch.add(Path(directory) / "METADATA", optional=True)
         points = list(dist.entry_points.select(group=GROUP))
         return [p for p in points if TARGET.fullmatch(p.value) or re.fullmatch(r"[\w.]+", p.value)]
     except Exception:  # the library raises whatever its parsers do; one damaged package hides no other
