@@ -8,7 +8,7 @@ import importlib.metadata
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
+from apt.plugins.distributions import canonical
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
@@ -147,15 +148,22 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         watch.add(entry)
     for dist in importlib.metadata.distributions(path=index.search_path()):
         points = _points(dist, watch)
+        if not points:
+            continue
+        said = _metadata(dist)
+        name = canonical(said["distribution"])
+        if name in seen:  # Python imports the one that comes first on the search path
+            continue
+        if said["version"]:  # its metadata was read
+            seen.add(name)
         for point in points:
-            if point.name not in seen:
-                seen.add(point.name)
-                yield _from_distribution(dist, point, watch, index.search_path())
+            yield _from_distribution(said, point, watch, index.search_path())
 
 
 def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
     """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
-    return [_from_distribution(dist, p, Watch(), search_path) for p in _points(dist, Watch())]
+    said = _metadata(dist)
+    return [_from_distribution(said, p, Watch(), search_path) for p in _points(dist, Watch())]
 
 
 def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
@@ -176,12 +184,9 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
 
 
 def _from_distribution(
-    dist: importlib.metadata.Distribution,
-    point: importlib.metadata.EntryPoint,
-    watch: Watch,
-    search_path: Sequence[str],
+    said: Mapping[str, str], point: importlib.metadata.EntryPoint, watch: Watch, search_path: Sequence[str]
 ) -> Found:
-    facts = {"name": point.name, **_metadata(dist)}
+    facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
     found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
     file = source_of(point.module, search_path)

@@ -160,6 +160,20 @@ def test_name_goes_to_the_file_that_bears_it(dropin: Dropin, plugin_source: Sour
     assert one(data, "a_thief").name == "owner@a_thief"
 
 
+def test_package_that_was_tried_keeps_its_name_beside_one_with_the_same_entry_point(
+    make_wheel: Callable[..., Path], put: Callable[[Path], Path]
+) -> None:
+    put(make_wheel("greet-plugin", plugin="greet"))
+    trust.attempt(build.build().plugin("greet"))
+    put(make_wheel("aa-greet", plugin="greet"))
+    put(make_wheel("zz-greet", plugin="greet"))
+    data = build.build()
+    assert (data.plugin("greet").location, data.plugin("greet").status) == ("distribution greet-plugin", "ready")
+    for name in ("greet@aa-greet", "greet@zz-greet"):
+        assert data.plugin(name).status == "broken"
+        assert "of that name comes first (distribution greet-plugin)" in data.plugin(name).reason
+
+
 def test_newcomer_takes_nothing_from_a_plugin_that_was_tried(dropin: Dropin, plugin_source: Source) -> None:
     dropin("mine.py", plugin_source("mine", command="same"))
     trust.attempt(one(build.build(), "mine"))
