@@ -225,7 +225,7 @@ class _Builder:
 def _second(record: PluginRecord, plugins: Mapping[str, PluginRecord]) -> PluginRecord:
     """Return the record of a plugin whose name is another's already."""
     first = plugins[record.name]
-    name = f"{record.name}@{record.folder}"
+    name = f"{record.name}@{record.distribution or record.folder}"
     while name in plugins:
         name += "+"
     reason = f"the {first.source} plugin of that name comes first ({first.location})"
