@@ -20,8 +20,8 @@ from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "completion_tree", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest",
-    "ownership", "records", "source", "trial", "verdicts",
+    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "helptext", "hooks",
+    "hookspecs", "manifest", "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
 #: So often the index is built anew when what it is built from changes meanwhile.
