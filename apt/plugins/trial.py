@@ -89,6 +89,7 @@ def _run(target: str, descriptor: int, directory: str, seconds: float) -> int | 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(descriptor,),
+        env={**os.environ, "APT_SAFE_MODE": "1"},  # apt_model, started by the plugin, does not try it in turn
         start_new_session=True,
     )
     try:

@@ -50,6 +50,20 @@ def test_hostile_import_gives_a_reason(name: str, dropin: Dropin, plugin_source:
     assert "\n" not in verdict.reason
 
 
+def test_plugin_that_starts_apt_model_is_tried_once(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    top = (
+        "import subprocess, sys\n"
+        f"open({str(trace)!r}, 'a').write('x')\n"
+        "ran = subprocess.run([sys.executable, '-m', 'apt_model', 'size', 'tiny', '--quiet'], capture_output=True)\n"
+        f"open({str(trace)!r}, 'a').write(f'{{ran.returncode}}')\n"
+    )
+    path = dropin("one.py", plugin_source("one", top=top, body="    def before_operation(self): ..."))
+    build.build()
+    assert attempt(path, seconds=60).reason == ""
+    assert trace.read_text() == "x0"
+
+
 def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
     dropin: Dropin, plugin_source: Source, tmp_path: Path
 ) -> None:
