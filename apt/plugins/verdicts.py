@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from apt.plugins import index
 
 #: Files of a package that are part of what it declares or does; its data is not code.
-_CODE: Final = (".py", ".toml", ".so", ".pyd")
+_CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
 
 
 @dataclass(frozen=True, slots=True)
