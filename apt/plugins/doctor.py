@@ -203,8 +203,10 @@ def _of_directory() -> Iterator[Finding]:
             f"chmod u+rwx {directory}",
         )
         return
-    for path in (directory, *entries):
-        if reason := ownership.fault(path):
+    told: set[str] = set()  # the fault of one entry is one of the directory, and the other way round
+    for path in (*entries, directory):
+        if (reason := ownership.fault(path)) and reason not in told:
+            told.add(reason)
             mend = reason.rpartition("; ")[2] if "chmod" in reason else f"chown {os.getuid()} {path}"
             yield error("ownership", str(path), reason.partition("; ")[0], "others could change what it does", mend)
 
