@@ -29,6 +29,8 @@ _UNKNOWN: Final = "-"
 _HELP: Final = ("o", "--help", "", "Show the options.")
 _ROOT: Final = (
     ("o", "--version", "", "Show the version."),
+    ("o", "--safe-mode", "", "Before a command: run it without plugins of others."),
+    ("o", "--trace-hooks", "", "Before a command: tell what hooks of plugins cost."),
     ("o", "--install-completion", "choices:bash,zsh,fish", "Install completion for the current shell."),
     ("o", "--show-completion", "choices:bash,zsh,fish", "Show the completion script."),
     ("o", "--help", "", "Show the commands."),
