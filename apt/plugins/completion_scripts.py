@@ -15,7 +15,7 @@ from apt.plugins.completion_words import harmless
 SHELLS: Final = ("bash", "zsh", "fish")
 PROGRAMS: Final = ("apt_model", "apt-model")
 #: The line by which a file is known to be one of ours, which is replaced without asking.
-_MARK: Final = "# Completion of apt_model for "
+_MARK: Final = "Completion of apt_model for "
 
 
 @dataclass(frozen=True, slots=True)

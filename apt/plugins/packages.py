@@ -103,7 +103,7 @@ def published(pins: Sequence[str]) -> dict[str, str]:
         arguments = ["install", *_QUIET, "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:"]
         done = pip(*arguments, "--retries", "1", "--report", str(report), "--", *pins)
         if done.returncode != 0:
-            problem = failure(done.stderr, "look up", pins)
+            problem = failure(done.stderr, "find", pins)
             if isinstance(problem, NetworkError):
                 raise problem
             # One that is not there fails them all: ask for each by itself.

@@ -121,7 +121,7 @@ def _information(file: Path, members: dict[PurePosixPath, zipfile.ZipInfo]) -> P
         p.parent for p in members if len(p.parts) == 2 and p.parent.suffix == ".dist-info" and p.name == "METADATA"
     }
     if len(found) != 1:
-        raise BadInputError(f"{file.name} is no wheel: it has {len(found) or 'no'} .dist-info/METADATA")
+        raise BadInputError(f"{file.name} is no wheel: it has {len(found)} .dist-info/METADATA")
     return found.pop()
 
 

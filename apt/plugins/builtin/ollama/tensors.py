@@ -141,5 +141,7 @@ def encode(values: "Floats", kind: TensorType) -> bytes:
         return values.astype("<f2").tobytes()
     from gguf import GGMLQuantizationType, quants
 
-    quantized: NDArray[np.uint8] = quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType[kind])
+    # The inverse of the scale of a block below 1e-36 overflows inside gguf; its f16 scale is 0, and so are its values.
+    with np.errstate(over="ignore", invalid="ignore"):
+        quantized: NDArray[np.uint8] = quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType[kind])
     return quantized.tobytes()

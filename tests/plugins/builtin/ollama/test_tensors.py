@@ -124,3 +124,11 @@ def test_bf16_rounds_as_torch_does(values: list[float]) -> None:
 
     x = np.array(values, np.float32).reshape(1, 32)
     assert encode(x, "BF16") == torch.from_numpy(x).bfloat16().view(torch.int16).numpy().tobytes()
+
+
+@pytest.mark.parametrize("value", [1.1754944e-38, 1e-40, 1e-45])
+def test_q8_0_block_of_next_to_nothing_has_scale_zero(value: float) -> None:
+    (block,) = np.frombuffer(
+        encode(np.full((1, 32), value, np.float32), "Q8_0"), np.dtype([("d", "<f2"), ("q", "i1", 32)])
+    )
+    assert float(block["d"]) == 0.0
