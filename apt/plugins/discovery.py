@@ -17,7 +17,7 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
-from apt.plugins.distributions import canonical
+from apt.plugins.distributions import address, canonical, origin
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
@@ -157,13 +157,13 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         if said["version"]:  # its metadata was read
             seen.add(name)
         for point in points:
-            yield _from_distribution(said, point, watch, index.search_path())
+            yield _from_distribution(dist, said, point, watch, index.search_path())
 
 
 def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
     """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
     said = _metadata(dist)
-    return [_from_distribution(said, p, Watch(), search_path) for p in _points(dist, Watch())]
+    return [_from_distribution(dist, said, p, Watch(), search_path) for p in _points(dist, Watch())]
 
 
 def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
@@ -184,17 +184,27 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
 
 
 def _from_distribution(
-    said: Mapping[str, str], point: importlib.metadata.EntryPoint, watch: Watch, search_path: Sequence[str]
+    dist: importlib.metadata.Distribution,
+    said: Mapping[str, str],
+    point: importlib.metadata.EntryPoint,
+    watch: Watch,
+    search_path: Sequence[str],
 ) -> Found:
     facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
     found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
-    file = source_of(point.module, search_path)
+    file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
     found.root = file.parent if file.name == "__init__.py" else file
     _watch_code(watch, found.root, file)
     return _described(found, file)
+
+
+def _project(dist: importlib.metadata.Distribution) -> list[str]:
+    """Return where an editable installation has its modules: setuptools finds them by code of its own, no path."""
+    root = address(dist) if origin(dist) == "editable" else ""
+    return [str(Path(root, "src")), root] if root else []
 
 
 def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
