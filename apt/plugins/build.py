@@ -87,6 +87,8 @@ class _Builder:
 
     def __init__(self) -> None:
         self._disabled = set(disabled_plugins())
+        #: Files and directories of plugins that have passed a trial, also of those that have changed since.
+        self._used: set[str] = set()
         self._plugins: dict[str, PluginRecord] = {}
         self._commands = {c.name: c for c in CORE_COMMANDS}
         self._components = {(c.kind, c.name): _component_record(c) for c in CORE_COMPONENTS}
@@ -95,7 +97,7 @@ class _Builder:
         """Judge every plugin and return the records, in the order in which the plugins were found."""
         judged = [self._judge(each) for each in found]
         places = {}
-        for place in sorted(range(len(judged)), key=lambda i: _precedence(judged[i][0])):
+        for place in sorted(range(len(judged)), key=lambda i: self._precedence(judged[i][0])):
             places[self._keep(*judged[place])] = place
         self._relate()
         plugins = sorted(self._plugins.values(), key=lambda p: places[p.name])
@@ -105,6 +107,15 @@ class _Builder:
             commands=tuple(self._commands.values()),
             components=tuple(c for c in self._components.values() if c.plugin in usable),
         )
+
+    def _precedence(self, record: PluginRecord) -> tuple[bool, int, bool, bool]:
+        """Order by the right to a name: usable plugins, the sources in their order, used ones before newcomers.
+
+        Of those that nobody has used, the file that bears the name comes before one that claims it.
+        """
+        rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
+        newcomer = record.foreign and record.root not in self._used
+        return not record.usable, rank, newcomer, record.folder.replace("_", "-") != record.name
 
     def _judge(self, found: Found) -> tuple[PluginRecord, dict[str, Any]]:
         """Return a plugin's record and what it declares, judged by itself."""
@@ -146,6 +157,8 @@ class _Builder:
             raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
         record = dataclasses.replace(record, status="untried", sha256=seal.sha256)
         verdict = verdicts.find(str(found.root))
+        if verdict is not None and not verdict.reason:
+            self._used.add(record.root)
         if verdict is None or verdict.seal != seal:
             return facts, record, ""
         if not verdict.reason:
@@ -232,15 +245,6 @@ def _second(record: PluginRecord, plugins: Mapping[str, PluginRecord]) -> Plugin
     mend = f"rename the plugin in {record.location}, or remove it"
     changes: dict[str, Any] = {"name": name, "commands": (), "components": (), "missing": (), "mend": mend}
     return _not_ready(dataclasses.replace(record, **changes), "broken", reason)
-
-
-def _precedence(record: PluginRecord) -> tuple[bool, int, bool, bool]:
-    """Order by the right to a name: usable plugins, the sources in their order, tried ones before newcomers.
-
-    Of those that nobody has tried, the file that bears the name comes before one that claims it.
-    """
-    rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
-    return not record.usable, rank, record.status != "ready", record.folder.replace("_", "-") != record.name
 
 
 def check(record: PluginRecord, facts: dict[str, Any]) -> None:

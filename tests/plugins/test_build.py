@@ -181,6 +181,10 @@ def test_newcomer_takes_nothing_from_a_plugin_that_was_tried(dropin: Dropin, plu
     data = build.build()
     assert one(data, "mine").status == "ready"
     assert one(data, "aa").reason == "its command 'same' belongs to mine"
+    dropin("mine.py", plugin_source("mine", command="same", top="# edited"))
+    data = build.build()
+    assert one(data, "mine").status == "untried"
+    assert one(data, "aa").reason == "its command 'same' belongs to mine"
 
 
 def test_unusable_plugin_keeps_no_name_from_a_usable_one(dropin: Dropin, plugin_source: Source) -> None:
