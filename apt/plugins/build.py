@@ -12,6 +12,7 @@ from apt.console import output
 from apt.console.errors import AptError, BadInputError
 from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
+from apt.plugins.completion_words import shown
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, Watch, find, wait_a_tick
 from apt.plugins.manifest import NAME, TARGET
@@ -119,7 +120,7 @@ class _Builder:
 
     def _judge(self, found: Found) -> tuple[PluginRecord, dict[str, Any]]:
         """Return a plugin's record and what it declares, judged by itself."""
-        facts = {"commands": [], "components": [], "hooks": [], **found.facts}
+        facts = facts_of(found)
         record = record_of(found, facts)
         missing: list[str] = []
         reason = fault = ""
@@ -164,7 +165,7 @@ class _Builder:
         if not verdict.reason:
             # What the class leaves open is as the distribution says; the options of commands only a manifest tells.
             options = {c["name"]: c.get("options", ()) for c in facts["commands"]}
-            facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
+            facts = facts | {k: _shown(v) for k, v in verdict.declared.items() if v or k not in facts}
             facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
             record_of(found, facts),
@@ -263,6 +264,8 @@ def check(record: PluginRecord, facts: dict[str, Any]) -> None:
         if names.count(name) > 1:
             raise BadInputError(f"command {name!r} is registered twice")
     for component in facts["components"]:
+        if not component["name"]:
+            raise BadInputError(f"bad component name {component['name']!r}")
         if component["kind"] not in KINDS:
             raise BadInputError(
                 f"unknown component kind {component['kind']!r}", hint=did_you_mean(component["kind"], KINDS)
@@ -270,6 +273,21 @@ def check(record: PluginRecord, facts: dict[str, Any]) -> None:
     for each in (*facts["commands"], *facts["components"]):
         if each["target"] and not TARGET.fullmatch(each["target"]):
             raise BadInputError(f"bad target {each['target']!r}: expected 'package.module:attribute'")
+
+
+def facts_of(found: Found) -> dict[str, Any]:
+    """Return what a plugin says of itself without its trial, as a terminal can show it."""
+    facts: dict[str, Any] = _shown({"commands": [], "components": [], "hooks": [], **found.facts})
+    return facts
+
+
+def _shown(value: Any) -> Any:
+    """Return a value with every text in it made one line without control characters and halves of characters."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return {k: _shown(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def record_of(found: Found, facts: dict[str, Any]) -> PluginRecord:

@@ -19,7 +19,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from apt.console.completes import Completes
-from apt.plugins.completion_words import harmless
+from apt.plugins.completion_words import harmless, shown
 from apt.plugins.records import CommandRecord, IndexData
 from apt.registry import CORE_COMPONENTS
 
@@ -138,7 +138,7 @@ def _block(words: str, lines: Iterable[tuple[str, ...]]) -> str:
 
 def _clean(text: str) -> str:
     """Return a description as one line of what a terminal can show, cut to length."""
-    text = " ".join("".join(c for c in text if c.isspace() or harmless(c)).split())
+    text = " ".join(shown(text).split())
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 

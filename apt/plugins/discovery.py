@@ -242,6 +242,6 @@ def _described(found: Found, file: Path) -> Found:
         found.facts |= read_source(file, module, wanted)
         if file.name == "__init__.py" and found.foreign:
             found.facts |= read_manifest(file.parent / FILE, found.folder)
-    except (AptError, OSError) as error:
+    except (AptError, OSError, ValueError) as error:  # ValueError: of a number with too many digits to be shown
         found.fault = str(error)
     return found

@@ -104,6 +104,7 @@ def test_missing_requirement_is_named_before_anything_is_imported(
         ("", "    def more(self, r): r.add_command('two words', self.say)", "bad command name 'two words'"),
         ("", "    def register_components(self, r): r.add_component('lsos', 'x', 'a:b')", "did you mean 'loss'?"),
         ("", "    def register_components(self, r): r.add_component('loss', 'x', 'a')", "bad target 'a'"),
+        ("", "    def register_components(self, r): r.add_component('loss', '', 'a:b')", "bad component name ''"),
         ("", "    def register_components(self, r): r.add_component('loss', 'ce', 'a:b')", "belongs to apt_model"),
     ],
 )
@@ -134,6 +135,23 @@ def test_wrong_declarations_that_only_the_trial_sees(
     record = one(build.build(), "wrong")
     assert record.status == "quarantined"
     assert reason in record.reason
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_texts_are_made_such_that_every_command_can_show_them(
+    tried: bool, dropin: Dropin, plugin_source: Source, cli: Callable
+) -> None:
+    attributes = r"    author = '一\ud800\x1b[31m 二'" + "\n    requires = ['\\ud800']"
+    body = "    def register_components(self, r): r.add_component('loss', 'one', 'a:b', summary=5)"
+    dropin("one.py", plugin_source("one", attributes=attributes, body=body))
+    if tried:
+        trust.attempt(build.build().plugin("one"))
+    record = one(build.build(), "one")
+    assert record.author == "一[31m 二"
+    assert record.requires == ("",)
+    for words in (["plugin", "list"], ["plugin", "info", "one"], ["--help"], ["size", "tiny"], ["plugin", "doctor"]):
+        ran = cli(*words)
+        assert "\x1b" not in ran.out and "Traceback" not in ran.err and "unexpected" not in ran.err, words
 
 
 def test_core_commands_and_names_cannot_be_taken(dropin: Dropin, plugin_source: Source) -> None:
