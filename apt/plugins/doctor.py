@@ -133,7 +133,7 @@ def _of_manifest(record: PluginRecord, found: Found) -> Iterator[Finding]:
     try:
         says = manifest.read_manifest(file.parent / manifest.FILE, found.folder)
         is_ = source.read_source(file, module, wanted)
-    except (AptError, OSError):
+    except (AptError, OSError, ValueError):
         return  # its status tells
     for field in says:
         if field in is_ and (mine := _comparable(says[field])) != (theirs := _comparable(is_[field])):
