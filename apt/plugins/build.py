@@ -12,6 +12,7 @@ from apt.console import output
 from apt.console.errors import AptError, BadInputError
 from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
+from apt.plugins.completion_words import shown
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, Watch, find, wait_a_tick
 from apt.plugins.manifest import NAME, TARGET
@@ -20,8 +21,8 @@ from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "completion_tree", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest",
-    "ownership", "records", "source", "trial", "verdicts",
+    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "helptext", "hooks",
+    "hookspecs", "manifest", "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
 #: So often the index is built anew when what it is built from changes meanwhile.
@@ -87,6 +88,8 @@ class _Builder:
 
     def __init__(self) -> None:
         self._disabled = set(disabled_plugins())
+        #: Files and directories of plugins that have passed a trial, also of those that have changed since.
+        self._used: set[str] = set()
         self._plugins: dict[str, PluginRecord] = {}
         self._commands = {c.name: c for c in CORE_COMMANDS}
         self._components = {(c.kind, c.name): _component_record(c) for c in CORE_COMPONENTS}
@@ -95,7 +98,7 @@ class _Builder:
         """Judge every plugin and return the records, in the order in which the plugins were found."""
         judged = [self._judge(each) for each in found]
         places = {}
-        for place in sorted(range(len(judged)), key=lambda i: _precedence(judged[i][0])):
+        for place in sorted(range(len(judged)), key=lambda i: self._precedence(judged[i][0])):
             places[self._keep(*judged[place])] = place
         self._relate()
         plugins = sorted(self._plugins.values(), key=lambda p: places[p.name])
@@ -106,9 +109,18 @@ class _Builder:
             components=tuple(c for c in self._components.values() if c.plugin in usable),
         )
 
+    def _precedence(self, record: PluginRecord) -> tuple[bool, int, bool, bool]:
+        """Order by the right to a name: usable plugins, the sources in their order, used ones before newcomers.
+
+        Of those that nobody has used, the file that bears the name comes before one that claims it.
+        """
+        rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
+        newcomer = record.foreign and record.root not in self._used
+        return not record.usable, rank, newcomer, record.folder.replace("_", "-") != record.name
+
     def _judge(self, found: Found) -> tuple[PluginRecord, dict[str, Any]]:
         """Return a plugin's record and what it declares, judged by itself."""
-        facts = {"commands": [], "components": [], "hooks": [], **found.facts}
+        facts = facts_of(found)
         record = record_of(found, facts)
         missing: list[str] = []
         reason = fault = ""
@@ -146,12 +158,14 @@ class _Builder:
             raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
         record = dataclasses.replace(record, status="untried", sha256=seal.sha256)
         verdict = verdicts.find(str(found.root))
+        if verdict is not None and not verdict.reason:
+            self._used.add(record.root)
         if verdict is None or verdict.seal != seal:
             return facts, record, ""
         if not verdict.reason:
             # What the class leaves open is as the distribution says; the options of commands only a manifest tells.
             options = {c["name"]: c.get("options", ()) for c in facts["commands"]}
-            facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
+            facts = facts | {k: _shown(v) for k, v in verdict.declared.items() if v or k not in facts}
             facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
             record_of(found, facts),
@@ -225,22 +239,13 @@ class _Builder:
 def _second(record: PluginRecord, plugins: Mapping[str, PluginRecord]) -> PluginRecord:
     """Return the record of a plugin whose name is another's already."""
     first = plugins[record.name]
-    name = f"{record.name}@{record.folder}"
+    name = f"{record.name}@{record.distribution or record.folder}"
     while name in plugins:
         name += "+"
     reason = f"the {first.source} plugin of that name comes first ({first.location})"
     mend = f"rename the plugin in {record.location}, or remove it"
     changes: dict[str, Any] = {"name": name, "commands": (), "components": (), "missing": (), "mend": mend}
     return _not_ready(dataclasses.replace(record, **changes), "broken", reason)
-
-
-def _precedence(record: PluginRecord) -> tuple[bool, int, bool, bool]:
-    """Order by the right to a name: usable plugins, the sources in their order, tried ones before newcomers.
-
-    Of those that nobody has tried, the file that bears the name comes before one that claims it.
-    """
-    rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
-    return not record.usable, rank, record.status != "ready", record.folder.replace("_", "-") != record.name
 
 
 def check(record: PluginRecord, facts: dict[str, Any]) -> None:
@@ -259,6 +264,8 @@ def check(record: PluginRecord, facts: dict[str, Any]) -> None:
         if names.count(name) > 1:
             raise BadInputError(f"command {name!r} is registered twice")
     for component in facts["components"]:
+        if not component["name"]:
+            raise BadInputError(f"bad component name {component['name']!r}")
         if component["kind"] not in KINDS:
             raise BadInputError(
                 f"unknown component kind {component['kind']!r}", hint=did_you_mean(component["kind"], KINDS)
@@ -266,6 +273,21 @@ def check(record: PluginRecord, facts: dict[str, Any]) -> None:
     for each in (*facts["commands"], *facts["components"]):
         if each["target"] and not TARGET.fullmatch(each["target"]):
             raise BadInputError(f"bad target {each['target']!r}: expected 'package.module:attribute'")
+
+
+def facts_of(found: Found) -> dict[str, Any]:
+    """Return what a plugin says of itself without its trial, as a terminal can show it."""
+    facts: dict[str, Any] = _shown({"commands": [], "components": [], "hooks": [], **found.facts})
+    return facts
+
+
+def _shown(value: Any) -> Any:
+    """Return a value with every text in it made one line without control characters and halves of characters."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return {k: _shown(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def record_of(found: Found, facts: dict[str, Any]) -> PluginRecord:

@@ -8,7 +8,7 @@ import importlib.metadata
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
+from apt.plugins.distributions import address, canonical, origin
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
@@ -153,15 +154,22 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         watch.add(entry)
     for dist in importlib.metadata.distributions(path=index.search_path()):
         points = _points(dist, watch)
+        if not points:
+            continue
+        said = _metadata(dist)
+        name = canonical(said["distribution"])
+        if name in seen:  # Python imports the one that comes first on the search path
+            continue
+        if said["version"]:  # its metadata was read
+            seen.add(name)
         for point in points:
-            if point.name not in seen:
-                seen.add(point.name)
-                yield _from_distribution(dist, point, watch, index.search_path())
+            yield _from_distribution(dist, said, point, watch, index.search_path())
 
 
 def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
     """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
-    return [_from_distribution(dist, p, Watch(), search_path) for p in _points(dist, Watch())]
+    said = _metadata(dist)
+    return [_from_distribution(dist, said, p, Watch(), search_path) for p in _points(dist, Watch())]
 
 
 def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
@@ -182,19 +190,26 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
 
 def _from_distribution(
     dist: importlib.metadata.Distribution,
+    said: Mapping[str, str],
     point: importlib.metadata.EntryPoint,
     watch: Watch,
     search_path: Sequence[str],
 ) -> Found:
-    facts = {"name": point.name, **_metadata(dist)}
+    facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
     found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
-    file = source_of(point.module, search_path)
+    file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
     found.root = file.parent if file.name == "__init__.py" else file
     _watch_code(watch, found.root, file)
     return _described(found, file)
+
+
+def _project(dist: importlib.metadata.Distribution) -> list[str]:
+    """Return where an editable installation has its modules: setuptools finds them by code of its own, no path."""
+    root = address(dist) if origin(dist) == "editable" else ""
+    return [str(Path(root, "src")), root] if root else []
 
 
 def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
@@ -232,6 +247,6 @@ def _described(found: Found, file: Path) -> Found:
         found.facts |= read_source(file, module, wanted)
         if file.name == "__init__.py" and found.foreign:
             found.facts |= read_manifest(file.parent / FILE, found.folder)
-    except (AptError, OSError) as error:
+    except (AptError, OSError, ValueError) as error:  # ValueError: of a number with too many digits to be shown
         found.fault = str(error)
     return found

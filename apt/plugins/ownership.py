@@ -46,7 +46,10 @@ def _reason(path: Path, status: os.stat_result, *, above: bool) -> str:
         return f"{path} belongs to the user {_user(status.st_uid)}"
     others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid))
     if others and not (above and status.st_mode & stat.S_ISVTX):
-        return f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod go-w {path}"
+        import shlex
+
+        mode, quoted = stat.S_IMODE(status.st_mode), shlex.quote(str(path))
+        return f"{path} can be written by others (mode {mode:04o}); chmod go-w {quoted}"
     return ""
 
 

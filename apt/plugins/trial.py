@@ -14,10 +14,14 @@ from contextlib import suppress
 from typing import Any, Final
 
 from apt.console.errors import BadInputError
-from apt.plugins.verdicts import Seal, Verdict
+from apt.plugins.completion_words import shown
+from apt.plugins.verdicts import Seal, Verdict, is_declaration
 
 #: Longest trial that is waited for, from the start of the child to its answer.
 SECONDS: Final = 5.0
+
+#: Seconds and bytes beyond this were not measured.
+_MOST: Final = 1 << 60
 
 _CHILD: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -73,9 +77,12 @@ def attempt(target: str, seal: Seal, *, seconds: float = SECONDS) -> Verdict:
     try:
         answer = json.loads(received)
         if "reason" in answer:
-            return Verdict(seal, str(answer["reason"]))
-        return Verdict(seal, "", answer["declared"], float(answer["import_seconds"]), int(answer["import_bytes"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+            return Verdict(seal, shown(str(answer["reason"])) or "?")
+        took, taken = float(answer["import_seconds"]), int(answer["import_bytes"])
+        if not is_declaration(answer["declared"]) or not (0 <= took < _MOST and 0 <= taken < _MOST):
+            raise ValueError(answer)
+        return Verdict(seal, "", answer["declared"], took, taken)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return Verdict(seal, f"importing it ended the process with code {code}")
 
 
@@ -89,6 +96,7 @@ def _run(target: str, descriptor: int, directory: str, seconds: float) -> int | 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(descriptor,),
+        env={**os.environ, "APT_SAFE_MODE": "1"},  # apt_model, started by the plugin, does not try it in turn
         start_new_session=True,
     )
     try:

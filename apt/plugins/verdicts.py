@@ -16,7 +16,15 @@ from typing import Any, Final, Self
 from apt.plugins import index
 
 #: Files of a package that are part of what it declares or does; its data is not code.
-_CODE: Final = (".py", ".toml", ".so", ".pyd")
+_CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
+
+#: Fields of what a plugin declares, by what they hold.
+_TEXTS: Final = ("name", "version", "author", "description", "class")
+_LISTS: Final = ("required_dependencies", "optional_dependencies", "requires", "conflicts", "hooks")
+_ROWS: Final = {
+    "commands": {"name", "target", "help"},
+    "components": {"kind", "name", "target", "schema", "summary"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,23 @@ class Verdict:
     import_bytes: int = 0
 
 
+def is_declaration(told: object) -> bool:
+    """Whether what a child process told has the form of :func:`apt.plugins.declare.describe`.
+
+    It may be the plugin that wrote it.
+    """
+    if not isinstance(told, dict) or set(told) != {*_TEXTS, *_LISTS, *_ROWS, "api"} or type(told["api"]) is not int:
+        return False
+    if not all(isinstance(told[name], list) for name in (*_LISTS, *_ROWS)):
+        return False
+    rows = [(row, columns) for name, columns in _ROWS.items() for row in told[name]]
+    if not all(isinstance(row, dict) and set(row) == columns for row, columns in rows):
+        return False
+    texts = [told[name] for name in _TEXTS]
+    texts += [text for each in (*(told[name] for name in _LISTS), *(row.values() for row, _ in rows)) for text in each]
+    return all(isinstance(text, str) for text in texts)
+
+
 def directory() -> str:
     """Return where verdicts are kept."""
     return os.path.join(index.cache_directory(), "verdicts")  # noqa: PTH118 - beside the index, which has no pathlib
@@ -102,7 +127,7 @@ def find(path: str) -> Verdict | None:
         verdict = Verdict(**{**data, "seal": Seal(**data["seal"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return verdict if verdict.seal.path == path else None
+    return verdict if verdict.seal.path == path and (verdict.reason or is_declaration(verdict.declared)) else None
 
 
 def keep(verdict: Verdict) -> None:

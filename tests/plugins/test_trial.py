@@ -50,6 +50,44 @@ def test_hostile_import_gives_a_reason(name: str, dropin: Dropin, plugin_source:
     assert "\n" not in verdict.reason
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"declared": {"name": "bad", "commands": [{}]}, "import_seconds": 0, "import_bytes": 0}',
+        '{"declared": [], "import_seconds": 0, "import_bytes": 0}',
+        '{"declared": {}}',
+        "[" * 100_000,
+        "3",
+    ],
+)
+def test_answer_that_the_plugin_wrote_itself_is_none(answer: str, dropin: Dropin, plugin_source: Source) -> None:
+    top = (
+        f"import os\nfor descriptor in range(3, 30):\n    try: os.write(descriptor, {answer.encode()!r})\n"
+        "    except OSError: pass\nos._exit(0)"
+    )
+    verdict = attempt(dropin("bad.py", plugin_source("bad", top=top)))
+    assert verdict.reason == "importing it ended the process with code 0"
+
+
+def test_reason_is_one_line_that_a_terminal_can_show(dropin: Dropin, plugin_source: Source) -> None:
+    verdict = attempt(dropin("bad.py", plugin_source("bad", top=r"raise ValueError('\ud800 \x1b[31m坏')")))
+    assert verdict.reason == "ValueError: [31m坏"
+
+
+def test_plugin_that_starts_apt_model_is_tried_once(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    top = (
+        "import subprocess, sys\n"
+        f"open({str(trace)!r}, 'a').write('x')\n"
+        "ran = subprocess.run([sys.executable, '-m', 'apt_model', 'size', 'tiny', '--quiet'], capture_output=True)\n"
+        f"open({str(trace)!r}, 'a').write(f'{{ran.returncode}}')\n"
+    )
+    path = dropin("one.py", plugin_source("one", top=top, body="    def before_operation(self): ..."))
+    build.build()
+    assert attempt(path, seconds=60).reason == ""
+    assert trace.read_text() == "x0"
+
+
 def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
     dropin: Dropin, plugin_source: Source, tmp_path: Path
 ) -> None:
