@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from apt import language
 from apt.console import output
-from apt.console.errors import AptError, BadInputError
+from apt.console.errors import AptError, BadInputError, CannotWriteError
 from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
 from apt.plugins.completion_words import shown
@@ -76,11 +76,17 @@ def disabled_plugins() -> list[str]:
 
 
 def set_disabled(names: list[str]) -> None:
-    """Write which plugins are disabled."""
+    """Write which plugins are disabled.
+
+    :raises CannotWriteError: when that cannot be kept.
+    """
     path = Path(index.state_path())
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"disabled": sorted(set(names))}, ensure_ascii=False, indent=2) + "\n"
-    index.replace_file(str(path), text.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index.replace_file(str(path), text.encode())
+    except OSError as error:
+        raise CannotWriteError(f"cannot write: {path}: {error.strerror}") from None
 
 
 class _Builder:
@@ -148,16 +154,15 @@ class _Builder:
         :returns: what it declares, its record, and why its trial failed.
         :raises BadInputError: when others could have written it.
         """
-        if found.root is None:  # an import hook knows where it is; it is sealed when it is used
-            return facts, dataclasses.replace(record, status="untried"), ""
-        if found.source == "drop-in" and (reason := ownership.fault(found.root)):
+        if found.source == "drop-in" and found.root and (reason := ownership.fault(found.root)):
             raise BadInputError(reason)
         try:
-            seal = verdicts.Seal.of(found.root)
+            seal = verdicts.Seal.of(found.root) if found.root else verdicts.seal_of_distribution(record)
         except OSError as error:
             raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
-        record = dataclasses.replace(record, status="untried", sha256=seal.sha256)
-        verdict = verdicts.find(str(found.root))
+        sha256 = seal.sha256 if found.root else ""
+        record = dataclasses.replace(record, status="untried", sha256=sha256)
+        verdict = verdicts.find(seal.path)
         if verdict is not None and not verdict.reason:
             self._used.add(record.root)
         if verdict is None or verdict.seal != seal:
@@ -169,7 +174,7 @@ class _Builder:
             facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
             record_of(found, facts),
-            sha256=seal.sha256,
+            sha256=sha256,
             import_seconds=verdict.import_seconds,
             import_bytes=verdict.import_bytes,
         )

@@ -33,7 +33,7 @@ CORE_COMMANDS: Final = (
         "debug", "apt.cli.debug:debug", "Find faults of the environment or of a checkpoint.", section="Models"
     ),
     CommandRecord(
-        "plugin", "apt.cli.plugin:app", "List, describe, install, enable and disable plugins.", section="Plugins"
+        "plugin", "apt.cli.plugin:app", "Plugins: list, install, write, try, lock, disable, remove.", section="Plugins"
     ),
     CommandRecord(
         "completion",

@@ -12,7 +12,7 @@ from apt.checkpoint.diagnosis import findings_tables
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.console.errors import AptError, NotFoundError
 from apt.console.table import Table
-from apt.plugins import build, distributions, host, index, manifest, ownership, packages, source, trust, verdicts
+from apt.plugins import build, distributions, host, index, manifest, ownership, packages, source, verdicts
 from apt.plugins.dependencies import HELD, held_versions, installed_version
 from apt.plugins.discovery import GROUP, Found, Watch, find, source_of
 from apt.plugins.records import PluginRecord
@@ -105,7 +105,7 @@ def _missing(requirement: str) -> bool:
 
 
 def _of_verdict(record: PluginRecord) -> Iterator[Finding]:
-    verdict = verdicts.find(trust.sealed_path(record))
+    verdict = verdicts.find(verdicts.sealed_path(record))
     mend = f"apt_model plugin try {record.name}"
     if record.status == "untried" and verdict is None:
         yield note(

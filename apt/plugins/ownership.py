@@ -18,6 +18,8 @@ def fault(file: Path) -> str:
         return ""
     try:
         for path in _inside(file):
+            if path != file and path.is_symlink() and path.is_dir():  # what lies behind it is neither judged nor sealed
+                return f"{path} is a link to a directory; a drop-in holds its code itself"
             if reason := _reason(path, path.stat(), above=False):
                 return reason
         for start in {file.parent, Path(os.path.realpath(file)).parent}:

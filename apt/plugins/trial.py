@@ -23,6 +23,9 @@ SECONDS: Final = 5.0
 #: Seconds and bytes beyond this were not measured.
 _MOST: Final = 1 << 60
 
+#: Bytes of a file that a plugin may write in its trial; its answer is one.
+_MOST_WRITTEN: Final = 16 << 20
+
 _CHILD: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from apt.plugins.trial import child; child(sys.argv[2], int(sys.argv[3]))"
@@ -33,6 +36,7 @@ def child(target: str, descriptor: int) -> None:
     """Describe a plugin and write the answer to a file; runs in the child process."""
     from apt.plugins import declare, hooks  # noqa: F401 - what a host has loaded anyway is not the plugin's cost
 
+    _limit()
     answer: dict[str, Any]
     before, begun = _resident_bytes(), time.perf_counter()
     try:
@@ -46,6 +50,17 @@ def child(target: str, descriptor: int) -> None:
         json.dump(answer, file)
         file.flush()
         os._exit(0)  # threads and exit handlers of the plugin are not waited for
+
+
+def _limit() -> None:
+    """Keep what the plugin could leave behind small: no file that fills the disk, no image of its memory."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for what, limit in ((resource.RLIMIT_FSIZE, _MOST_WRITTEN), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _resident_bytes() -> int:
@@ -71,9 +86,9 @@ def attempt(target: str, seal: Seal, *, seconds: float = SECONDS) -> Verdict:
     with tempfile.TemporaryFile() as answer_file, tempfile.TemporaryDirectory() as directory:
         code = _run(target, answer_file.fileno(), directory, seconds)
         answer_file.seek(0)
-        received = answer_file.read()
+        received = answer_file.read(_MOST_WRITTEN)
     if code is None:
-        return Verdict(seal, f"importing it took longer than {seconds:g} s")
+        return Verdict(seal, f"importing it took longer than {seconds:g} s; plugin try --seconds gives it more")
     try:
         answer = json.loads(received)
         if "reason" in answer:

@@ -39,14 +39,9 @@ def attempt(record: PluginRecord, *, seconds: float = trial.SECONDS) -> Verdict:
     return _attempt(record, _seal(record), seconds)
 
 
-def sealed_path(record: PluginRecord) -> str:
-    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
-    return record.root or f"{record.location} {record.target}"
-
-
 def _seal(record: PluginRecord) -> Seal:
-    if not record.root:  # found by an import hook of the package's own: known by its distribution
-        return Seal(sealed_path(record), 0, 0, record.version)
+    if not record.root:
+        return verdicts.seal_of_distribution(record)
     if record.source == "drop-in" and (reason := ownership.fault(Path(record.root))):
         raise BadInputError(f"plugin {record.name} is not run: {reason}")
     try:

@@ -7,6 +7,7 @@ do not take each other's. A verdict holds for the path, size, modification time 
 import hashlib
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from apt.plugins import index
+from apt.plugins.records import PluginRecord
 
 #: Files of a package that are part of what it declares or does; its data is not code.
 _CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
+
+_KEEP_SECONDS: Final = 180 * 86400
 
 #: Fields of what a plugin declares, by what they hold.
 _TEXTS: Final = ("name", "version", "author", "description", "class")
@@ -69,6 +73,16 @@ def code_files(path: Path) -> Iterator[Path]:
             yield from code_files(entry)
         elif entry.suffix in _CODE and entry.is_file():
             yield entry
+
+
+def sealed_path(record: PluginRecord) -> str:
+    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
+    return record.root or f"{record.location} {record.folder}"
+
+
+def seal_of_distribution(record: PluginRecord) -> Seal:
+    """Seal a plugin whose files only an import hook of its own can find: by what brings it, and its version."""
+    return Seal(sealed_path(record), 0, 0, record.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +151,18 @@ def keep(verdict: Verdict) -> None:
     path = _file(verdict.seal.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         text = json.dumps(asdict(verdict)).encode()
         index.replace_file(str(path), f"{zlib.crc32(text):08x}\n".encode() + text)
     except OSError:
         return
+
+
+def _sweep(directory: Path) -> None:
+    """Remove verdicts that are so old that what they were on is long gone, or may well be tried once more."""
+    for file in directory.iterdir():
+        if file.stat().st_mtime < time.time() - _KEEP_SECONDS:
+            file.unlink()
 
 
 def forget(path: str) -> None:

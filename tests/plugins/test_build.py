@@ -255,7 +255,7 @@ def test_entry_point_of_an_installed_distribution(
     assert (record.source, record.status, record.version, record.author) == ("entry point", "untried", "1.2", "A")
     assert record.location == "distribution theirs"
     assert trust.attempt(data.plugin("gone")).reason.startswith("ModuleNotFoundError")
-    assert build.build().plugin("gone").status == "untried"  # nothing of it was found that could be sealed
+    assert build.build().plugin("gone").status == "quarantined"  # known by its distribution and version
     assert build.index.ready_text("data") is not None
     points.write_text("[apt_model.plugins]\ntheirs = theirs:Gone\ngone = theirs_gone:Made\n")  # in place
     assert build.index.ready_text("data") is None

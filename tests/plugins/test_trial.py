@@ -99,7 +99,7 @@ def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
     )
     verdict = attempt(dropin("loop.py", plugin_source("loop", top=top)), seconds=2)
-    assert verdict.reason == "importing it took longer than 2 s"
+    assert verdict.reason == "importing it took longer than 2 s; plugin try --seconds gives it more"
     pid = int(note.read_text())
     for _ in range(100):  # init takes a moment to reap it
         try:
@@ -141,3 +141,11 @@ def test_index_is_built_without_any_trial(
     monkeypatch.setattr(trial, "attempt", None)
     dropin("one.py", plugin_source("one"))
     assert build.build().plugin("one").status == "untried"
+
+
+def test_plugin_fills_no_disk(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    top = f"with open({str(path)!r}, 'wb') as file:\n    for _ in range(64): file.write(bytes(1 << 20))"
+    verdict = attempt(dropin("fill.py", plugin_source("fill", top=top)))
+    assert "File too large" in verdict.reason
+    assert path.stat().st_size <= 16 << 20

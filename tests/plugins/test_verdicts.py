@@ -124,3 +124,11 @@ ROW = {"name": "x", "target": "", "help": ""}
 def test_what_no_plugin_can_declare_is_no_verdict(package: Path, declared: dict) -> None:
     verdicts.keep(Verdict(Seal.of(package), "", declared, 0.25, 1000))
     assert verdicts.find(str(package)) is None
+
+
+def test_verdicts_of_long_ago_are_swept(package: Path) -> None:
+    verdicts.keep(Verdict(Seal.of(package)))
+    (old,) = Path(verdicts.directory()).iterdir()
+    os.utime(old, (1, 1))
+    verdicts.keep(Verdict(Seal.of(package / "plugin.toml")))
+    assert not old.exists()
