@@ -9,6 +9,6 @@ def language() -> str:
     ``APT_LANG`` decides; without it the locale does: the first of ``LC_ALL``, ``LC_MESSAGES`` and ``LANG`` that is
     set. It stands here, because the fast path has imported this package anyway and may import nothing more.
     """
-    get = os.environ.get
-    chosen = get("APT_LANG") or get("LC_ALL") or get("LC_MESSAGES") or get("LANG") or ""
+    chosen = os.environ.get("APT_LANG") or os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES")
+    chosen = chosen or os.environ.get("LANG") or ""
     return "zh-CN" if chosen[:2].lower() == "zh" else "en"

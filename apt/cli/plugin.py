@@ -11,7 +11,7 @@ from apt.console.completes import Completes
 from apt.console.typer_options import JsonOption, QuietOption
 from apt.plugins import host
 
-app = typer.Typer(help="List, describe, install, enable and disable plugins.", no_args_is_help=True)
+app = typer.Typer(help="Plugins: list, install, write, try, lock, disable, remove.", no_args_is_help=True)
 
 _NAMES = typer.Argument(metavar="NAME...", help="Plugins, by any of their names.")
 Name = Annotated[

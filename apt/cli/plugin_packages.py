@@ -77,20 +77,18 @@ def install(
 
     \b
     Exit codes: 0 done, 1 pip failed, 2 wrong call, 3 no such plugin, 4 no plugin in it or one that cannot be used,
-    6 no pip, 9 an index could not be reached, 10 installed, but a trial failed.
+    6 no pip, 9 an index could not be reached, 10 installed, but a trial failed or a plugin is not usable.
     """
     output.configure(json=json, quiet=quiet)
     from apt.plugins import host, installing
 
     result = installing.install(names, optional=optional, dry_run=dry_run, index=index)
     output.emit(result)
-    if not dry_run:
-        data = host.load()
-        for name in result.plugins:
-            record = data.plugin(name)
-            if not record.usable:
-                output.warn(f"plugin {name} is not ready: {record.reason}; mend it with: {record.mend}")
-    return ExitCode.OK if result.passed else ExitCode.CHECK_FAILED
+    data = host.load()
+    lacking = [] if dry_run else [p for n in result.plugins if not (p := data.plugin(n)).usable]
+    for record in lacking:
+        output.warn(f"plugin {record.name} is not ready: {record.reason}; mend it with: {record.mend}")
+    return ExitCode.OK if result.passed and not lacking else ExitCode.CHECK_FAILED
 
 
 @output.emits("apt.plugins.uninstalling:UninstallResult")

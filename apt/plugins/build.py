@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from apt import language
 from apt.console import output
-from apt.console.errors import AptError, BadInputError
+from apt.console.errors import AptError, BadInputError, CannotWriteError
 from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
 from apt.plugins.base import API
+from apt.plugins.completion_words import shown
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, Watch, find, wait_a_tick
 from apt.plugins.manifest import NAME, TARGET
@@ -20,8 +21,8 @@ from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "completion_tree", "core", "declare", "discovery", "helptext", "hooks", "hookspecs", "manifest",
-    "ownership", "records", "source", "trial", "verdicts",
+    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "helptext", "hooks",
+    "hookspecs", "manifest", "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
 #: So often the index is built anew when what it is built from changes meanwhile.
@@ -35,7 +36,7 @@ def build() -> IndexData:
         watch = Watch()
         data = _look(watch)
         if not watch.changed_since(begun_ns):
-            index.write(watch.stamps, sections(data))
+            index.write(watch.all_stamps(), sections(data))
             break
         wait_a_tick()  # what changed a moment ago could change again without looking different
     return data
@@ -75,11 +76,17 @@ def disabled_plugins() -> list[str]:
 
 
 def set_disabled(names: list[str]) -> None:
-    """Write which plugins are disabled."""
+    """Write which plugins are disabled.
+
+    :raises CannotWriteError: when that cannot be kept.
+    """
     path = Path(index.state_path())
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"disabled": sorted(set(names))}, ensure_ascii=False, indent=2) + "\n"
-    index.replace_file(str(path), text.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index.replace_file(str(path), text.encode())
+    except OSError as error:
+        raise CannotWriteError(f"cannot write: {path}: {error.strerror}") from None
 
 
 class _Builder:
@@ -87,6 +94,8 @@ class _Builder:
 
     def __init__(self) -> None:
         self._disabled = set(disabled_plugins())
+        #: Files and directories of plugins that have passed a trial, also of those that have changed since.
+        self._used: set[str] = set()
         self._plugins: dict[str, PluginRecord] = {}
         self._commands = {c.name: c for c in CORE_COMMANDS}
         self._components = {(c.kind, c.name): _component_record(c) for c in CORE_COMPONENTS}
@@ -95,7 +104,7 @@ class _Builder:
         """Judge every plugin and return the records, in the order in which the plugins were found."""
         judged = [self._judge(each) for each in found]
         places = {}
-        for place in sorted(range(len(judged)), key=lambda i: _precedence(judged[i][0])):
+        for place in sorted(range(len(judged)), key=lambda i: self._precedence(judged[i][0])):
             places[self._keep(*judged[place])] = place
         self._relate()
         plugins = sorted(self._plugins.values(), key=lambda p: places[p.name])
@@ -106,9 +115,18 @@ class _Builder:
             components=tuple(c for c in self._components.values() if c.plugin in usable),
         )
 
+    def _precedence(self, record: PluginRecord) -> tuple[bool, int, bool, bool]:
+        """Order by the right to a name: usable plugins, the sources in their order, used ones before newcomers.
+
+        Of those that nobody has used, the file that bears the name comes before one that claims it.
+        """
+        rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
+        newcomer = record.foreign and record.root not in self._used
+        return not record.usable, rank, newcomer, record.folder.replace("_", "-") != record.name
+
     def _judge(self, found: Found) -> tuple[PluginRecord, dict[str, Any]]:
         """Return a plugin's record and what it declares, judged by itself."""
-        facts = {"commands": [], "components": [], "hooks": [], **found.facts}
+        facts = facts_of(found)
         record = record_of(found, facts)
         missing: list[str] = []
         reason = fault = ""
@@ -136,26 +154,27 @@ class _Builder:
         :returns: what it declares, its record, and why its trial failed.
         :raises BadInputError: when others could have written it.
         """
-        if found.root is None:  # an import hook knows where it is; it is sealed when it is used
-            return facts, dataclasses.replace(record, status="untried"), ""
-        if found.source == "drop-in" and (reason := ownership.fault(found.root)):
+        if found.source == "drop-in" and found.root and (reason := ownership.fault(found.root)):
             raise BadInputError(reason)
         try:
-            seal = verdicts.Seal.of(found.root)
+            seal = verdicts.Seal.of(found.root) if found.root else verdicts.seal_of_distribution(record)
         except OSError as error:
             raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
-        record = dataclasses.replace(record, status="untried", sha256=seal.sha256)
-        verdict = verdicts.find(str(found.root))
+        sha256 = seal.sha256 if found.root else ""
+        record = dataclasses.replace(record, status="untried", sha256=sha256)
+        verdict = verdicts.find(seal.path)
+        if verdict is not None and not verdict.reason:
+            self._used.add(record.root)
         if verdict is None or verdict.seal != seal:
             return facts, record, ""
         if not verdict.reason:
             # What the class leaves open is as the distribution says; the options of commands only a manifest tells.
             options = {c["name"]: c.get("options", ()) for c in facts["commands"]}
-            facts = facts | {k: v for k, v in verdict.declared.items() if v or k not in facts}
+            facts = facts | {k: _shown(v) for k, v in verdict.declared.items() if v or k not in facts}
             facts["commands"] = [{**c, "options": options.get(c["name"], ())} for c in facts["commands"]]
         record = dataclasses.replace(
             record_of(found, facts),
-            sha256=seal.sha256,
+            sha256=sha256,
             import_seconds=verdict.import_seconds,
             import_bytes=verdict.import_bytes,
         )
@@ -225,22 +244,13 @@ class _Builder:
 def _second(record: PluginRecord, plugins: Mapping[str, PluginRecord]) -> PluginRecord:
     """Return the record of a plugin whose name is another's already."""
     first = plugins[record.name]
-    name = f"{record.name}@{record.folder}"
+    name = f"{record.name}@{record.distribution or record.folder}"
     while name in plugins:
         name += "+"
     reason = f"the {first.source} plugin of that name comes first ({first.location})"
     mend = f"rename the plugin in {record.location}, or remove it"
     changes: dict[str, Any] = {"name": name, "commands": (), "components": (), "missing": (), "mend": mend}
     return _not_ready(dataclasses.replace(record, **changes), "broken", reason)
-
-
-def _precedence(record: PluginRecord) -> tuple[bool, int, bool, bool]:
-    """Order by the right to a name: usable plugins, the sources in their order, tried ones before newcomers.
-
-    Of those that nobody has tried, the file that bears the name comes before one that claims it.
-    """
-    rank = ("built-in", "built-in, optional", "entry point", "drop-in").index(record.source)
-    return not record.usable, rank, record.status != "ready", record.folder.replace("_", "-") != record.name
 
 
 def check(record: PluginRecord, facts: dict[str, Any]) -> None:
@@ -259,6 +269,8 @@ def check(record: PluginRecord, facts: dict[str, Any]) -> None:
         if names.count(name) > 1:
             raise BadInputError(f"command {name!r} is registered twice")
     for component in facts["components"]:
+        if not component["name"]:
+            raise BadInputError(f"bad component name {component['name']!r}")
         if component["kind"] not in KINDS:
             raise BadInputError(
                 f"unknown component kind {component['kind']!r}", hint=did_you_mean(component["kind"], KINDS)
@@ -266,6 +278,21 @@ def check(record: PluginRecord, facts: dict[str, Any]) -> None:
     for each in (*facts["commands"], *facts["components"]):
         if each["target"] and not TARGET.fullmatch(each["target"]):
             raise BadInputError(f"bad target {each['target']!r}: expected 'package.module:attribute'")
+
+
+def facts_of(found: Found) -> dict[str, Any]:
+    """Return what a plugin says of itself without its trial, as a terminal can show it."""
+    facts: dict[str, Any] = _shown({"commands": [], "components": [], "hooks": [], **found.facts})
+    return facts
+
+
+def _shown(value: Any) -> Any:
+    """Return a value with every text in it made one line without control characters and halves of characters."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return {k: _shown(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def record_of(found: Found, facts: dict[str, Any]) -> PluginRecord:

@@ -93,11 +93,12 @@ def _judged(found: Found, distribution: str, data: IndexData, others: Sequence[C
 
     :raises BadInputError: with the reason, when it could not.
     """
-    record = build.record_of(found, {"commands": [], "components": [], "hooks": [], **found.facts})
+    facts = build.facts_of(found)
+    record = build.record_of(found, facts)
     try:
         if found.fault:
             raise BadInputError(found.fault)
-        build.check(record, {"commands": [], "components": [], **found.facts})
+        build.check(record, facts)
     except AptError as error:
         raise BadInputError(f"the plugin {record.name} of {distribution} is not installed: {error}") from None
     replaced = {p.name for p in data.plugins if p.distribution and canonical(p.distribution) == canonical(distribution)}

@@ -21,13 +21,43 @@ _MODEL_FILES = (".gguf", ".safetensors")
 class Node:
     """A command: its subcommands, options and arguments, each a list of the fields of its line in the tree."""
 
-    __slots__ = ("arguments", "commands", "options")
+    __slots__ = ("_text", "_whole")
 
     def __init__(self, text: str) -> None:
-        lines = [line.split("\t") for line in text.split("\n") if "\t" in line]
-        self.commands = [line[1:] for line in lines if line[0] == "s"]
-        self.options = [line for line in lines if line[0] in "oO"]
-        self.arguments = [line for line in lines if line[0] in "aA"]
+        self._text = text
+        self._whole: dict[str, list[list[str]]] = {}
+
+    def _lines(self, kinds: str) -> list[list[str]]:
+        """Return the fields of the lines of these kinds; a root with hundreds of commands is read for what is asked."""
+        if kinds not in self._whole:
+            lines = self._text.split("\n")
+            self._whole[kinds] = [
+                line.split("\t") for line in lines if line[:1] and line[0] in kinds and line[1:2] == "\t"
+            ]
+        return self._whole[kinds]
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Name and help of each subcommand."""
+        return [line[1:] for line in self._lines("s")]
+
+    @property
+    def options(self) -> list[list[str]]:
+        """The lines of the options."""
+        return self._lines("oO")
+
+    @property
+    def arguments(self) -> list[list[str]]:
+        """The lines of the arguments, in their order."""
+        return self._lines("aA")
+
+    def is_group(self) -> bool:
+        """Whether it has subcommands."""
+        return "\ns\t" in self._text
+
+    def has(self, word: str) -> bool:
+        """Whether it has a subcommand of that name."""
+        return f"\ns\t{word}\t" in self._text
 
     def option(self, name: str) -> list[str] | None:
         """Return the line of the option of that name."""
@@ -118,9 +148,9 @@ def complete(line: Line, section: str) -> Answer:
         elif word.startswith("-") and word != "-":
             given.append(word.partition("=")[0])
             taking = node.taking(word)
-        elif node.commands:
+        elif node.is_group():
             name = f"{name} {word}".strip()
-            if word not in [command[0] for command in node.commands]:
+            if not node.has(word):
                 return Answer([])
             node = _node(texts, name)
         else:
@@ -140,7 +170,7 @@ def _at_cursor(
             return Answer(_options(node, given))
         option = node.option(name)
         return Answer([]) if option is None or not option[2] else _values(option[2], texts, f"{name}=")
-    if node.commands:
+    if node.is_group():
         return Answer([(name, text) for name, text in node.commands])
     values = node.values_of(number)
     if values is not None:

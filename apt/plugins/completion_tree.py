@@ -19,7 +19,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from apt.console.completes import Completes
-from apt.plugins.completion_words import harmless
+from apt.plugins.completion_words import harmless, shown
 from apt.plugins.records import CommandRecord, IndexData
 from apt.registry import CORE_COMPONENTS
 
@@ -29,6 +29,8 @@ _UNKNOWN: Final = "-"
 _HELP: Final = ("o", "--help", "", "Show the options.")
 _ROOT: Final = (
     ("o", "--version", "", "Show the version."),
+    ("o", "--safe-mode", "", "Before a command: run it without plugins of others."),
+    ("o", "--trace-hooks", "", "Before a command: tell what hooks of plugins cost."),
     ("o", "--install-completion", "choices:bash,zsh,fish", "Install completion for the current shell."),
     ("o", "--show-completion", "choices:bash,zsh,fish", "Show the completion script."),
     ("o", "--help", "", "Show the commands."),
@@ -136,7 +138,7 @@ def _block(words: str, lines: Iterable[tuple[str, ...]]) -> str:
 
 def _clean(text: str) -> str:
     """Return a description as one line of what a terminal can show, cut to length."""
-    text = " ".join("".join(c for c in text if c.isspace() or harmless(c)).split())
+    text = " ".join(shown(text).split())
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 

@@ -118,6 +118,13 @@ def bash_quoted(word: str, quote: str) -> str | None:
     return "".join(c if c in _PLAIN or ord(c) > 127 else f"\\{c}" for c in word)
 
 
+def shown(text: str) -> str:
+    """Return a text as one line of what a terminal can show: other characters are left out."""
+    if text.isprintable():
+        return text
+    return " ".join("".join(c for c in text if c.isspace() or harmless(c)).split())
+
+
 def harmless(word: str) -> bool:
     """Whether a word can be shown on a terminal: no control characters, nothing that turns the writing round."""
     return bool(word) and word.translate(_ALLOWED).isprintable()

@@ -39,7 +39,7 @@ CORE_COMMANDS: Final = (
         section="Models",
     ),
     CommandRecord(
-        "plugin", "apt.cli.plugin:app", "List, describe, install, enable and disable plugins.", section="Plugins"
+        "plugin", "apt.cli.plugin:app", "Plugins: list, install, write, try, lock, disable, remove.", section="Plugins"
     ),
     CommandRecord(
         "completion",

@@ -13,6 +13,7 @@ from typing import Any, Final
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.plugins import index
 from apt.plugins.base import API, Plugin
+from apt.plugins.completion_words import harmless
 from apt.plugins.manifest import NAME, TARGET
 from apt.registry import KINDS, did_you_mean
 
@@ -41,9 +42,15 @@ class Declarations:
         self, kind: str, name: str, target: str | Callable[..., Any], schema: str | type[Any] = "", summary: str = ""
     ) -> None:
         """See :class:`apt.plugins.base.ComponentRegistry`."""
+        if not isinstance(name, str) or not harmless(name):
+            raise BadInputError(f"bad component name {name!r}")
         if kind not in KINDS:
             raise BadInputError(f"unknown component kind {kind!r}", hint=did_you_mean(kind, KINDS))
-        found = {"target": _as_target(target), "schema": _as_target(schema) if schema else "", "summary": summary}
+        found = {
+            "target": _as_target(target),
+            "schema": _as_target(schema) if schema else "",
+            "summary": _one_line(summary),
+        }
         self.components.append({"kind": kind, "name": name, **found})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from apt.console.errors import BadInputError
+from apt.plugins import index
 
 #: No plugin may replace these: models, kernels and this package are tested with the versions that are installed.
 HELD: Final = ("torch", "transformers", "numpy")
@@ -62,10 +63,12 @@ def _numbers(version: str) -> list[int]:
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of an installed distribution."""
+    """Return the version of an installed distribution; what lies in the current directory was not installed."""
     try:
-        found = importlib.metadata.distribution(name)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+        found = next(iter(importlib.metadata.distributions(name=name, path=index.search_path())), None)
+    except ValueError:
+        return None
+    if found is None:
         return None
     # The directory's name holds the version; parsing torch's metadata for it costs some ms.
     directory = getattr(getattr(found, "_path", None), "name", "")

@@ -8,7 +8,7 @@ import importlib.metadata
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
+from apt.plugins.distributions import address, canonical, origin
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
@@ -33,22 +34,29 @@ _WATCHED_PATHS: Final = 128
 class Watch:
     """What the index depends on: the stamp of every path, taken before the path was read.
 
+    :param optional: stamps of paths that are watched while there are few.
     :param newest_ns: latest change of any of them.
     """
 
     stamps: dict[str, int] = field(default_factory=dict)
+    optional: dict[str, int] = field(default_factory=dict)
     newest_ns: int = 0
 
-    def add(self, path: str | Path) -> None:
+    def add(self, path: str | Path, *, optional: bool = False) -> None:
         """Take a path's stamp; see :func:`apt.plugins.index.stamp`."""
         text = str(path)
         if text in self.stamps:
             return
-        self.stamps[text] = index.stamp(text)
+        (self.optional if optional else self.stamps).setdefault(text, index.stamp(text))
         try:
             self.newest_ns = max(self.newest_ns, Path(text).stat().st_ctime_ns)
         except OSError:
             return
+
+    def all_stamps(self) -> dict[str, int]:
+        """Return what is to be watched."""
+        every = self.optional | self.stamps
+        return every if len(every) <= _WATCHED_PATHS else self.stamps
 
     def changed_since(self, moment_ns: int) -> bool:
         """Whether a path has changed after a moment, or so shortly before that its next change might look the same."""
@@ -132,13 +140,12 @@ def _watch_code(watch: Watch, root: Path, module: Path) -> None:
         return
     manifest = root / FILE
     watch.add(manifest if manifest.exists() else root)  # a directory changes when a manifest is put into it
-    if len(watch.stamps) < _WATCHED_PATHS:
-        watch.add(root)
-        try:
-            for file in itertools.islice(code_files(root), _WATCHED_PATHS):
-                watch.add(file)
-        except OSError:
-            return
+    watch.add(root, optional=True)
+    try:
+        for file in itertools.islice(code_files(root), _WATCHED_PATHS):
+            watch.add(file, optional=True)
+    except OSError:
+        return
 
 
 def _entry_points(watch: Watch) -> Iterator[Found]:
@@ -147,15 +154,22 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         watch.add(entry)
     for dist in importlib.metadata.distributions(path=index.search_path()):
         points = _points(dist, watch)
+        if not points:
+            continue
+        said = _metadata(dist)
+        name = canonical(said["distribution"])
+        if name in seen:  # Python imports the one that comes first on the search path
+            continue
+        if said["version"]:  # its metadata was read
+            seen.add(name)
         for point in points:
-            if point.name not in seen:
-                seen.add(point.name)
-                yield _from_distribution(dist, point, watch, index.search_path())
+            yield _from_distribution(dist, said, point, watch, index.search_path())
 
 
 def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence[str]) -> list[Found]:
     """Return the plugins of a distribution that is not installed, whose modules lie on a search path."""
-    return [_from_distribution(dist, p, Watch(), search_path) for p in _points(dist, Watch())]
+    said = _metadata(dist)
+    return [_from_distribution(dist, said, p, Watch(), search_path) for p in _points(dist, Watch())]
 
 
 def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
@@ -167,8 +181,7 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
         directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
         if directory is not None:
             watch.add(Path(directory) / "entry_points.txt")
-            if len(watch.stamps) < _WATCHED_PATHS:
-                watch.add(Path(directory) / "METADATA")
+            watch.add(Path(directory) / "METADATA", optional=True)
         points = list(dist.entry_points.select(group=GROUP))
         return [p for p in points if TARGET.fullmatch(p.value) or re.fullmatch(r"[\w.]+", p.value)]
     except Exception:  # the library raises whatever its parsers do; one damaged package hides no other
@@ -177,19 +190,26 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
 
 def _from_distribution(
     dist: importlib.metadata.Distribution,
+    said: Mapping[str, str],
     point: importlib.metadata.EntryPoint,
     watch: Watch,
     search_path: Sequence[str],
 ) -> Found:
-    facts = {"name": point.name, **_metadata(dist)}
+    facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
     found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
-    file = source_of(point.module, search_path)
+    file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
     found.root = file.parent if file.name == "__init__.py" else file
     _watch_code(watch, found.root, file)
     return _described(found, file)
+
+
+def _project(dist: importlib.metadata.Distribution) -> list[str]:
+    """Return where an editable installation has its modules: setuptools finds them by code of its own, no path."""
+    root = address(dist) if origin(dist) == "editable" else ""
+    return [str(Path(root, "src")), root] if root else []
 
 
 def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
@@ -227,6 +247,6 @@ def _described(found: Found, file: Path) -> Found:
         found.facts |= read_source(file, module, wanted)
         if file.name == "__init__.py" and found.foreign:
             found.facts |= read_manifest(file.parent / FILE, found.folder)
-    except (AptError, OSError) as error:
+    except (AptError, OSError, ValueError) as error:  # ValueError: of a number with too many digits to be shown
         found.fault = str(error)
     return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from apt.checkpoint.diagnosis import findings_tables
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.console.errors import AptError, NotFoundError
 from apt.console.table import Table
-from apt.plugins import build, distributions, host, index, manifest, ownership, packages, source, trust, verdicts
+from apt.plugins import build, distributions, host, index, manifest, ownership, packages, source, verdicts
 from apt.plugins.dependencies import HELD, held_versions, installed_version
 from apt.plugins.discovery import GROUP, Found, Watch, find, source_of
 from apt.plugins.records import PluginRecord
@@ -104,7 +105,7 @@ def _missing(requirement: str) -> bool:
 
 
 def _of_verdict(record: PluginRecord) -> Iterator[Finding]:
-    verdict = verdicts.find(trust.sealed_path(record))
+    verdict = verdicts.find(verdicts.sealed_path(record))
     mend = f"apt_model plugin try {record.name}"
     if record.status == "untried" and verdict is None:
         yield note(
@@ -116,7 +117,7 @@ def _of_verdict(record: PluginRecord) -> Iterator[Finding]:
         now = Seal.of(Path(record.root))
     except OSError as problem:
         evidence = f"{problem.filename}: {problem.strerror}"
-        yield error("unreadable", record.name, evidence, "permissions", f"chmod -R u+rX {record.root}")
+        yield error("unreadable", record.name, evidence, "permissions", f"chmod -R u+rX {shlex.quote(record.root)}")
         return
     if now.sha256 != verdict.seal.sha256:
         evidence = f"its sha256 was {verdict.seal.sha256[:12]}, now {now.sha256[:12]}"
@@ -132,7 +133,7 @@ def _of_manifest(record: PluginRecord, found: Found) -> Iterator[Finding]:
     try:
         says = manifest.read_manifest(file.parent / manifest.FILE, found.folder)
         is_ = source.read_source(file, module, wanted)
-    except (AptError, OSError):
+    except (AptError, OSError, ValueError):
         return  # its status tells
     for field in says:
         if field in is_ and (mine := _comparable(says[field])) != (theirs := _comparable(is_[field])):
@@ -200,12 +201,14 @@ def _of_directory() -> Iterator[Finding]:
             str(directory),
             str(problem.strerror),
             "its drop-ins are not found",
-            f"chmod u+rwx {directory}",
+            f"chmod u+rwx {shlex.quote(str(directory))}",
         )
         return
-    for path in (directory, *entries):
-        if reason := ownership.fault(path):
-            mend = reason.rpartition("; ")[2] if "chmod" in reason else f"chown {os.getuid()} {path}"
+    told: set[str] = set()  # the fault of one entry is one of the directory, and the other way round
+    for path in (*entries, directory):
+        if (reason := ownership.fault(path)) and reason not in told:
+            told.add(reason)
+            mend = reason.rpartition("; ")[2] if "chmod" in reason else f"chown {os.getuid()} {shlex.quote(str(path))}"
             yield error("ownership", str(path), reason.partition("; ")[0], "others could change what it does", mend)
 
 
@@ -240,7 +243,7 @@ def _of_cache() -> Iterator[Finding]:
             stale.append(str(file))
     if stale:
         evidence = f"{len(stale)} verdicts on files that are gone"
-        yield note("stale-verdicts", verdicts.directory(), evidence, "plugins were removed", f"rm {' '.join(stale)}")
+        yield note("stale-verdicts", verdicts.directory(), evidence, "plugins were removed", f"rm {shlex.join(stale)}")
 
 
 def _tried(file: Path) -> str | None:

@@ -149,7 +149,9 @@ class Guard:
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     return method(*arguments)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:  # the user's
+                raise
+            except BaseException as error:
                 account.failures += 1
                 if account.failures == 1:
                     output.warn(f"hook {name} of plugin {self._plugin} failed: {type(error).__name__}: {error}")

@@ -53,7 +53,7 @@ class Host:
         """
         from apt.plugins.declare import Declarations
 
-        plugin = self.activate(self.data.plugin(component.plugin))
+        plugin = self._wanted(self.data.plugin(component.plugin))
         declarations = Declarations()
         plugin.register_components(declarations)
         for each in declarations.components:
@@ -94,6 +94,23 @@ class Host:
         self._connect(record.name, plugin)
         return plugin
 
+    def _wanted(self, record: PluginRecord) -> Plugin:
+        """Activate a plugin whose command or component is asked for: one that does not load is the error.
+
+        :raises AptError: when the plugin is not usable, or whatever a foreign one raises, ``SystemExit`` too: that
+            would end the command with a code of the plugin's choosing.
+        """
+        try:
+            return self.activate(record)
+        except (AptError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if not record.foreign:
+                raise
+            told = f"{type(error).__name__}: {error}"
+            hint = f"mend it with: apt_model plugin disable {record.name}"
+            raise AptError(f"plugin {record.name} could not be loaded: {told}", hint=hint) from error
+
     def _connect(self, name: str, plugin: Plugin) -> None:
         """Have a plugin's hooks called; pluggy is imported for the first that has any."""
         if not any(getattr(type(plugin), hook, None) is not getattr(Plugin, hook, None) for hook in EVENTS):
@@ -127,7 +144,9 @@ class Host:
     def _try_activate(self, record: PluginRecord) -> None:
         try:
             self.activate(record)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # the user's
+            raise
+        except BaseException as error:
             self._failed.add(record.name)
             told = str(error) if isinstance(error, AptError) else f"{type(error).__name__}: {error}"
             output.warn(f"plugin {record.name} could not be loaded: {told}")
@@ -142,7 +161,7 @@ class Host:
         if not command.plugin:
             return command.target
         record = self.data.plugin(command.plugin)
-        plugin = self.activate(record)
+        plugin = self._wanted(record)
         if command.target and not record.foreign:
             return command.target
         from apt.plugins.declare import Declarations
@@ -172,7 +191,9 @@ class Host:
             del self._active[name]
             try:
                 plugin.teardown()
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:  # the user's
+                raise
+            except BaseException as error:
                 output.warn(f"teardown of plugin {name} failed: {type(error).__name__}: {error}")
 
 

@@ -18,7 +18,6 @@ from apt_model import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself would cost more than all of this file
-    from collections.abc import Iterable
     from io import FileIO
 
 #: Change with the layout of the file or of the records in it.
@@ -61,8 +60,8 @@ def search_path() -> list[str]:
 def stamp(path: str) -> int:
     """Return what changes when a file or directory changes; 0 when there is none.
 
-    The change time of an inode covers its content, mode and owner; the inode, a file that was put in its place. A
-    path that ends in ``/`` stands for the names in that directory, bytecode caches left out: Python writes those by
+    The change time of an inode covers its content, size, mode and owner; its number, a file that was put in its place.
+    A path that ends in ``/`` stands for the names in that directory, bytecode caches left out: Python writes those by
     itself; one that ends in ``/.`` for who may write there. Tuples of numbers hash alike in every process of one
     Python.
     """
@@ -76,31 +75,50 @@ def stamp(path: str) -> int:
         s = os.stat(path)
     except OSError:
         return 0
-    return hash((s.st_ctime_ns, s.st_mtime_ns, s.st_ino, s.st_size))
+    return hash((s.st_ctime_ns, s.st_ino))
 
 
-def _seal(paths: list[str]) -> int:
-    """Return one number for the stamps of all paths: that of :func:`stamp`, in a loop that a start can afford."""
+def _seal(groups: str) -> int:
+    """Return one number for the stamps of all paths: that of :func:`stamp`, in loops that a start can afford.
+
+    :param groups: the groups of :func:`_sealed`.
+    :raises OSError: when the directory of a group is not there.
+    """
     stat, sealed = os.stat, 0
-    for path in paths:
-        if path[-1] in "/.":
-            sealed = hash((sealed, stamp(path)))
-            continue
-        try:
-            s = stat(path)
-        except OSError:
-            sealed = hash((sealed, 0))
-        else:
-            sealed = hash((sealed, hash((s.st_ctime_ns, s.st_mtime_ns, s.st_ino, s.st_size))))
+    special, *others = groups.split("\1")
+    for path in special.split("\0"):
+        sealed = hash((sealed, stamp(path)))
+    for group in others:
+        directory, *paths = group.split("\0")
+        base = os.open(directory, os.O_RDONLY)
+        for path in paths:
+            try:
+                s = stat(path, dir_fd=base)
+            except OSError:
+                sealed = hash((sealed, 0))
+            else:
+                sealed = hash((sealed, hash((s.st_ctime_ns, s.st_ino))))
+        os.close(base)
     return sealed
 
 
-def _seal_of(stamps: "Iterable[int]") -> int:
-    """Return the number of stamps that were taken before; :func:`_seal` of their paths while nothing changes."""
+def _sealed(stamps: dict[str, int]) -> tuple[int, str]:
+    """Return the seal of stamps that were taken before, and their paths in groups.
+
+    The first group is of absolute paths; each other one begins with a directory, to which its paths are relative:
+    looking them up from there saves a tenth of a start with hundreds of plugins.
+    """
+    groups: dict[str, list[str]] = {"": []}
+    bases = [f"{entry.rstrip('/')}/" for entry in (plugin_directory(), *search_path())]
+    for path in stamps:
+        base = next((b for b in bases if path.startswith(b)), "") if path[-1] not in "/." else ""
+        groups.setdefault(base, []).append(path)
     sealed = 0
-    for each in stamps:
-        sealed = hash((sealed, each))
-    return sealed
+    for paths in groups.values():
+        for path in paths:
+            sealed = hash((sealed, stamps[path]))
+    texts = ["\0".join([base, *(p[len(base) :] for p in paths)]) for base, paths in groups.items()]
+    return sealed, "\1".join([texts[0][1:], *texts[1:]])
 
 
 def environment() -> str:
@@ -145,8 +163,8 @@ def ready_bytes(wanted: str) -> bytes | None:
             table = _table(head)
             if table is None or wanted not in table or _section(file, table, "identity") != _encode(_identity()):
                 return None
-            sealed, *paths = _decode(_section(file, table, "stamps")).split("\0")
-            if sealed != str(_seal(paths)):
+            sealed, _, groups = _decode(_section(file, table, "stamps")).partition("\1")
+            if sealed != str(_seal(groups)):
                 return None
             return _section(file, table, wanted)
     except (OSError, ValueError):
@@ -174,7 +192,7 @@ def _section(file: "FileIO", table: dict[str, tuple[int, int, int]], name: str) 
     offset, length, checksum = table[name]
     file.seek(_HEAD_BYTES + offset)
     data = file.read(length)
-    if len(data) != length or zlib.crc32(data) != checksum:
+    if len(data) != length or zlib.adler32(data) != checksum:
         raise ValueError(name)
     return data
 
@@ -183,12 +201,11 @@ def write(stamps: dict[str, int], sections: dict[str, str]) -> None:
     """Write the index; a cache that cannot be written is done without."""
     if os.environ.get("APT_NO_CACHE"):
         return
-    sealed = "\0".join([str(_seal_of(stamps.values())), *stamps])
-    texts = {"identity": _identity(), "stamps": sealed, **sections}
+    texts = {"identity": _identity(), "stamps": "\1".join(map(str, _sealed(stamps))), **sections}
     encoded = {name: _encode(text) for name, text in texts.items()}
     fields, offset = [], 0
     for name, text in encoded.items():
-        fields.append(f"{name}={offset}={len(text)}={zlib.crc32(text)}")
+        fields.append(f"{name}={offset}={len(text)}={zlib.adler32(text)}")
         offset += len(text)
     table = " ".join(fields).encode()
     head = _MAGIC + table + b" " + f"{zlib.crc32(table):08x}".encode() + b"\n"

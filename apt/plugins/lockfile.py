@@ -137,6 +137,8 @@ def read(file: Path) -> Lock:
     :raises NotFoundError: when there is none.
     :raises BadInputError: when it is not one; the field is named.
     """
+    if file.is_dir():
+        raise BadInputError(f"{file} is a directory and no lock file")
     try:
         with file.open("rb") as stream:
             data = stream.read(LARGEST + 1)

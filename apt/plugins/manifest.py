@@ -21,6 +21,7 @@ package; from its trial on, what the class registers counts.
 """
 
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +52,10 @@ def read_manifest(file: Path, name: str) -> dict[str, Any]:
     :raises BadInputError: when the file is not a manifest; the line or the field is named.
     """
     try:
-        data = file.read_bytes()
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would wait for ever
+            raise BadInputError(f"{FILE} is not a file")
+        with file.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

@@ -18,6 +18,8 @@ def fault(file: Path) -> str:
         return ""
     try:
         for path in _inside(file):
+            if path != file and path.is_symlink() and path.is_dir():  # what lies behind it is neither judged nor sealed
+                return f"{path} is a link to a directory; a drop-in holds its code itself"
             if reason := _reason(path, path.stat(), above=False):
                 return reason
         for start in {file.parent, Path(os.path.realpath(file)).parent}:
@@ -46,7 +48,10 @@ def _reason(path: Path, status: os.stat_result, *, above: bool) -> str:
         return f"{path} belongs to the user {_user(status.st_uid)}"
     others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid))
     if others and not (above and status.st_mode & stat.S_ISVTX):
-        return f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod go-w {path}"
+        import shlex
+
+        mode, quoted = stat.S_IMODE(status.st_mode), shlex.quote(str(path))
+        return f"{path} can be written by others (mode {mode:04o}); chmod go-w {quoted}"
     return ""
 
 

@@ -14,6 +14,8 @@ from apt.plugins.core import HOOKS
 
 #: A larger file is no plugin; what is in it is known once it is tried.
 _LARGEST: Final = 1 << 20
+#: A longer text is none that anybody shows; f-strings of f-strings would make one that fills the memory.
+_LONGEST: Final = 10_000
 _TEXTS: Final = ("name", "version", "author", "description")
 _LISTS: Final = ("required_dependencies", "optional_dependencies", "requires", "conflicts")
 
@@ -164,7 +166,9 @@ class _Reader:
                 return None if None in values else values
             case ast.JoinedStr(values=parts):
                 texts = [self._value(p.value if isinstance(p, ast.FormattedValue) else p) for p in parts]
-                return "".join(texts) if all(isinstance(t, str) for t in texts) else None
+                if all(isinstance(t, str) for t in texts) and sum(map(len, texts)) <= _LONGEST:
+                    return "".join(texts)
+                return None
         return None
 
 
@@ -178,4 +182,4 @@ def fits(name: str, value: object) -> bool:
         return isinstance(value, str) and value.strip() != ""
     if name in _LISTS:
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
-    return name == "api" and type(value) is int
+    return name == "api" and type(value) is int and abs(value) < _LONGEST

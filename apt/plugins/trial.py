@@ -14,10 +14,17 @@ from contextlib import suppress
 from typing import Any, Final
 
 from apt.console.errors import BadInputError
-from apt.plugins.verdicts import Seal, Verdict
+from apt.plugins.completion_words import shown
+from apt.plugins.verdicts import Seal, Verdict, is_declaration
 
 #: Longest trial that is waited for, from the start of the child to its answer.
 SECONDS: Final = 5.0
+
+#: Seconds and bytes beyond this were not measured.
+_MOST: Final = 1 << 60
+
+#: Bytes of a file that a plugin may write in its trial; its answer is one.
+_MOST_WRITTEN: Final = 16 << 20
 
 _CHILD: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -29,6 +36,7 @@ def child(target: str, descriptor: int) -> None:
     """Describe a plugin and write the answer to a file; runs in the child process."""
     from apt.plugins import declare, hooks  # noqa: F401 - what a host has loaded anyway is not the plugin's cost
 
+    _limit()
     answer: dict[str, Any]
     before, begun = _resident_bytes(), time.perf_counter()
     try:
@@ -42,6 +50,17 @@ def child(target: str, descriptor: int) -> None:
         json.dump(answer, file)
         file.flush()
         os._exit(0)  # threads and exit handlers of the plugin are not waited for
+
+
+def _limit() -> None:
+    """Keep what the plugin could leave behind small: no file that fills the disk, no image of its memory."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for what, limit in ((resource.RLIMIT_FSIZE, _MOST_WRITTEN), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _resident_bytes() -> int:
@@ -67,15 +86,18 @@ def attempt(target: str, seal: Seal, *, seconds: float = SECONDS) -> Verdict:
     with tempfile.TemporaryFile() as answer_file, tempfile.TemporaryDirectory() as directory:
         code = _run(target, answer_file.fileno(), directory, seconds)
         answer_file.seek(0)
-        received = answer_file.read()
+        received = answer_file.read(_MOST_WRITTEN)
     if code is None:
-        return Verdict(seal, f"importing it took longer than {seconds:g} s")
+        return Verdict(seal, f"importing it took longer than {seconds:g} s; plugin try --seconds gives it more")
     try:
         answer = json.loads(received)
         if "reason" in answer:
-            return Verdict(seal, str(answer["reason"]))
-        return Verdict(seal, "", answer["declared"], float(answer["import_seconds"]), int(answer["import_bytes"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+            return Verdict(seal, shown(str(answer["reason"])) or "?")
+        took, taken = float(answer["import_seconds"]), int(answer["import_bytes"])
+        if not is_declaration(answer["declared"]) or not (0 <= took < _MOST and 0 <= taken < _MOST):
+            raise ValueError(answer)
+        return Verdict(seal, "", answer["declared"], took, taken)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return Verdict(seal, f"importing it ended the process with code {code}")
 
 
@@ -89,6 +111,7 @@ def _run(target: str, descriptor: int, directory: str, seconds: float) -> int | 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(descriptor,),
+        env={**os.environ, "APT_SAFE_MODE": "1"},  # apt_model, started by the plugin, does not try it in turn
         start_new_session=True,
     )
     try:

@@ -18,7 +18,8 @@ def admit(record: PluginRecord) -> None:
     seal = _seal(record)
     verdict = verdicts.find(seal.path)
     if verdict is None or verdict.seal != seal:
-        if verdict is not None and record.source == "drop-in":
+        # A file that was only touched is tried again, too, but there is nothing to tell of it.
+        if verdict is not None and record.source == "drop-in" and verdict.seal.sha256 != seal.sha256:
             output.note(
                 f"plugin {record.name} has changed: its sha256 was {verdict.seal.sha256[:12]}, now {seal.sha256[:12]}"
             )
@@ -38,14 +39,9 @@ def attempt(record: PluginRecord, *, seconds: float = trial.SECONDS) -> Verdict:
     return _attempt(record, _seal(record), seconds)
 
 
-def sealed_path(record: PluginRecord) -> str:
-    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
-    return record.root or f"{record.location} {record.target}"
-
-
 def _seal(record: PluginRecord) -> Seal:
-    if not record.root:  # found by an import hook of the package's own: known by its distribution
-        return Seal(sealed_path(record), 0, 0, record.version)
+    if not record.root:
+        return verdicts.seal_of_distribution(record)
     if record.source == "drop-in" and (reason := ownership.fault(Path(record.root))):
         raise BadInputError(f"plugin {record.name} is not run: {reason}")
     try:

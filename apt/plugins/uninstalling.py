@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apt.console.errors import AptError, UsageError
 from apt.console.table import Table
-from apt.plugins import build, distributions, host, index, packages, trust, verdicts
+from apt.plugins import build, distributions, host, index, packages, verdicts
 from apt.plugins.distributions import canonical
 from apt.plugins.records import IndexData, PluginRecord
 
@@ -96,7 +96,7 @@ def remove(records: Iterable[PluginRecord], data: IndexData, *, dry_run: bool = 
         gone.add(name)
         removed.append(by_pip.get(record.name) or _move_aside(record, dry_run=dry_run))
         if not dry_run:
-            verdicts.forget(trust.sealed_path(record))
+            verdicts.forget(verdicts.sealed_path(record))
     if not dry_run:
         _forget_disabled({r.name for r in going})
         host.refresh()

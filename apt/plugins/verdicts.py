@@ -7,6 +7,7 @@ do not take each other's. A verdict holds for the path, size, modification time 
 import hashlib
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,9 +15,20 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from apt.plugins import index
+from apt.plugins.records import PluginRecord
 
 #: Files of a package that are part of what it declares or does; its data is not code.
-_CODE: Final = (".py", ".toml", ".so", ".pyd")
+_CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
+
+_KEEP_SECONDS: Final = 180 * 86400
+
+#: Fields of what a plugin declares, by what they hold.
+_TEXTS: Final = ("name", "version", "author", "description", "class")
+_LISTS: Final = ("required_dependencies", "optional_dependencies", "requires", "conflicts", "hooks")
+_ROWS: Final = {
+    "commands": {"name", "target", "help"},
+    "components": {"kind", "name", "target", "schema", "summary"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,16 @@ def code_files(path: Path) -> Iterator[Path]:
             yield entry
 
 
+def sealed_path(record: PluginRecord) -> str:
+    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
+    return record.root or f"{record.location} {record.folder}"
+
+
+def seal_of_distribution(record: PluginRecord) -> Seal:
+    """Seal a plugin whose files only an import hook of its own can find: by what brings it, and its version."""
+    return Seal(sealed_path(record), 0, 0, record.version)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What came of a trial.
@@ -77,6 +99,23 @@ class Verdict:
     declared: dict[str, Any] = field(default_factory=dict)
     import_seconds: float = 0.0
     import_bytes: int = 0
+
+
+def is_declaration(told: object) -> bool:
+    """Whether what a child process told has the form of :func:`apt.plugins.declare.describe`.
+
+    It may be the plugin that wrote it.
+    """
+    if not isinstance(told, dict) or set(told) != {*_TEXTS, *_LISTS, *_ROWS, "api"} or type(told["api"]) is not int:
+        return False
+    if not all(isinstance(told[name], list) for name in (*_LISTS, *_ROWS)):
+        return False
+    rows = [(row, columns) for name, columns in _ROWS.items() for row in told[name]]
+    if not all(isinstance(row, dict) and set(row) == columns for row, columns in rows):
+        return False
+    texts = [told[name] for name in _TEXTS]
+    texts += [text for each in (*(told[name] for name in _LISTS), *(row.values() for row, _ in rows)) for text in each]
+    return all(isinstance(text, str) for text in texts)
 
 
 def directory() -> str:
@@ -102,7 +141,7 @@ def find(path: str) -> Verdict | None:
         verdict = Verdict(**{**data, "seal": Seal(**data["seal"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return verdict if verdict.seal.path == path else None
+    return verdict if verdict.seal.path == path and (verdict.reason or is_declaration(verdict.declared)) else None
 
 
 def keep(verdict: Verdict) -> None:
@@ -112,10 +151,18 @@ def keep(verdict: Verdict) -> None:
     path = _file(verdict.seal.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         text = json.dumps(asdict(verdict)).encode()
         index.replace_file(str(path), f"{zlib.crc32(text):08x}\n".encode() + text)
     except OSError:
         return
+
+
+def _sweep(directory: Path) -> None:
+    """Remove verdicts that are so old that what they were on is long gone, or may well be tried once more."""
+    for file in directory.iterdir():
+        if file.stat().st_mtime < time.time() - _KEEP_SECONDS:
+            file.unlink()
 
 
 def forget(path: str) -> None:

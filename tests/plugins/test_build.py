@@ -104,6 +104,7 @@ def test_missing_requirement_is_named_before_anything_is_imported(
         ("", "    def more(self, r): r.add_command('two words', self.say)", "bad command name 'two words'"),
         ("", "    def register_components(self, r): r.add_component('lsos', 'x', 'a:b')", "did you mean 'loss'?"),
         ("", "    def register_components(self, r): r.add_component('loss', 'x', 'a')", "bad target 'a'"),
+        ("", "    def register_components(self, r): r.add_component('loss', '', 'a:b')", "bad component name ''"),
         ("", "    def register_components(self, r): r.add_component('loss', 'ce', 'a:b')", "belongs to apt_model"),
     ],
 )
@@ -136,6 +137,23 @@ def test_wrong_declarations_that_only_the_trial_sees(
     assert reason in record.reason
 
 
+@pytest.mark.parametrize("tried", [False, True])
+def test_texts_are_made_such_that_every_command_can_show_them(
+    tried: bool, dropin: Dropin, plugin_source: Source, cli: Callable
+) -> None:
+    attributes = r"    author = '一\ud800\x1b[31m 二'" + "\n    requires = ['\\ud800']"
+    body = "    def register_components(self, r): r.add_component('loss', 'one', 'a:b', summary=5)"
+    dropin("one.py", plugin_source("one", attributes=attributes, body=body))
+    if tried:
+        trust.attempt(build.build().plugin("one"))
+    record = one(build.build(), "one")
+    assert record.author == "一[31m 二"
+    assert record.requires == ("",)
+    for words in (["plugin", "list"], ["plugin", "info", "one"], ["--help"], ["size", "tiny"], ["plugin", "doctor"]):
+        ran = cli(*words)
+        assert "\x1b" not in ran.out and "Traceback" not in ran.err and "unexpected" not in ran.err, words
+
+
 def test_core_commands_and_names_cannot_be_taken(dropin: Dropin, plugin_source: Source) -> None:
     dropin("a.py", plugin_source("first", command="shared"))
     dropin("b.py", plugin_source("first", command="other"))
@@ -160,12 +178,30 @@ def test_name_goes_to_the_file_that_bears_it(dropin: Dropin, plugin_source: Sour
     assert one(data, "a_thief").name == "owner@a_thief"
 
 
+def test_package_that_was_tried_keeps_its_name_beside_one_with_the_same_entry_point(
+    make_wheel: Callable[..., Path], put: Callable[[Path], Path]
+) -> None:
+    put(make_wheel("greet-plugin", plugin="greet"))
+    trust.attempt(build.build().plugin("greet"))
+    put(make_wheel("aa-greet", plugin="greet"))
+    put(make_wheel("zz-greet", plugin="greet"))
+    data = build.build()
+    assert (data.plugin("greet").location, data.plugin("greet").status) == ("distribution greet-plugin", "ready")
+    for name in ("greet@aa-greet", "greet@zz-greet"):
+        assert data.plugin(name).status == "broken"
+        assert "of that name comes first (distribution greet-plugin)" in data.plugin(name).reason
+
+
 def test_newcomer_takes_nothing_from_a_plugin_that_was_tried(dropin: Dropin, plugin_source: Source) -> None:
     dropin("mine.py", plugin_source("mine", command="same"))
     trust.attempt(one(build.build(), "mine"))
     dropin("aa.py", plugin_source("aa", command="same"))
     data = build.build()
     assert one(data, "mine").status == "ready"
+    assert one(data, "aa").reason == "its command 'same' belongs to mine"
+    dropin("mine.py", plugin_source("mine", command="same", top="# edited"))
+    data = build.build()
+    assert one(data, "mine").status == "untried"
     assert one(data, "aa").reason == "its command 'same' belongs to mine"
 
 
@@ -219,7 +255,7 @@ def test_entry_point_of_an_installed_distribution(
     assert (record.source, record.status, record.version, record.author) == ("entry point", "untried", "1.2", "A")
     assert record.location == "distribution theirs"
     assert trust.attempt(data.plugin("gone")).reason.startswith("ModuleNotFoundError")
-    assert build.build().plugin("gone").status == "untried"  # nothing of it was found that could be sealed
+    assert build.build().plugin("gone").status == "quarantined"  # known by its distribution and version
     assert build.index.ready_text("data") is not None
     points.write_text("[apt_model.plugins]\ntheirs = theirs:Gone\ngone = theirs_gone:Made\n")  # in place
     assert build.index.ready_text("data") is None

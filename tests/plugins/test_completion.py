@@ -51,6 +51,12 @@ def test_commands_are_those_that_can_be_used(dropin: Callable, plugin_source: Ca
     assert dict(ask("").candidates)["info"].startswith("Architecture")
 
 
+def test_options_before_a_command_are_those_of_the_help(cli: Callable) -> None:
+    listed = cli("--help").out.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    assert offered("--") == [line.split()[0] for line in listed.splitlines()]
+    assert "prune" in offered("--safe-mode", "pr")
+
+
 def test_subcommands() -> None:
     assert offered("cloud-storage", "") == ["backup", "restore", "list", "upload", "download"]
     assert "export" in offered("ollama", "ex")

@@ -80,7 +80,7 @@ def test_trials_and_changes_since(dropin: Make, plugin_source: Make) -> None:
 def test_owners_and_modes(dropin: Make, plugin_source: Make) -> None:
     path = dropin("a.py", plugin_source("a"))
     path.chmod(0o646)
-    found = findings()["ownership"]
+    (found,) = [f for f in doctor.examine().findings if f.code == "ownership"]
     assert (found.where, found.severity, found.mend) == (str(path), "error", f"chmod go-w {path}")
     path.chmod(0o644)
     path.parent.chmod(0o777)
@@ -96,6 +96,8 @@ def test_manifest_that_says_otherwise(dropin: Make, plugin_source: Make) -> None
     assert "hooks" in found[1]
     manifest.write_text('[plugin]\nversion = "1.2"\n[[plugin.commands]]\nname = "pkg-command"\nhelp = "other words"\n')
     assert "manifest-differs" not in findings("pkg")
+    manifest.write_text(f"[plugin]\napi = 0x{'f' * 9000}\n")  # too long to be shown
+    assert findings("pkg")["broken"].severity == "error"
 
 
 def test_files_of_a_distribution_that_differ(make_wheel: Make, put: Make) -> None:

@@ -87,6 +87,36 @@ def test_plugin_whose_setup_raises_is_told_and_left_out(
     assert capsys.readouterr().err == "warning: plugin bad could not be loaded: SystemExit: 3\n"
 
 
+def test_hook_that_raises_what_is_no_exception_stops_nobody(
+    dropin: Dropin, plugin_source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = "class Odd(BaseException): pass"
+    body = "    def diagnostics(self): raise Odd('x')\n    def teardown(self): raise Odd('y')"
+    dropin("bad.py", plugin_source("bad", top=top, body=body))
+    assert host.fire("diagnostics") == []
+    host.refresh()
+    assert capsys.readouterr().err == (
+        "warning: hook diagnostics of plugin bad failed: Odd: x\nwarning: teardown of plugin bad failed: Odd: y\n"
+    )
+
+
+@pytest.mark.parametrize("error", ["SystemExit(0)", "ValueError(0)", "BaseException(0)"])
+def test_command_and_component_of_a_plugin_that_does_not_load_fail_in_one_line(
+    error: str, dropin: Dropin, plugin_source: Source
+) -> None:
+    top = "def mean(x): ..."
+    body = "    def register_components(self, r): r.add_component('loss', 'mean', mean)\n"
+    body += f"    def setup(self): raise {error}"
+    dropin("bad.py", plugin_source("bad", top=top, body=body))
+    command = host.current().data.command("bad-command")
+    assert command is not None
+    name = error.partition("(")[0]
+    for use in (lambda: host.current().target_of(command), host.registry().get("loss", "mean").load):
+        with pytest.raises(AptError, match=f"plugin bad could not be loaded: {name}: 0") as caught:
+            use()
+        assert caught.value.hint == "mend it with: apt_model plugin disable bad"
+
+
 def test_teardown_that_raises_is_told(
     dropin: Dropin, plugin_source: Source, capsys: pytest.CaptureFixture[str]
 ) -> None:

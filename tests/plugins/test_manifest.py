@@ -1,5 +1,6 @@
 """plugin.toml: everything in it is checked before anybody relies on it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_faults_are_told_in_one_line(text: str, told: str) -> None:
 def test_absent_is_empty_and_unreadable_is_told(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "plugin.toml", "x") == {}
     (tmp_path / "plugin.toml").mkdir()
-    with pytest.raises(BadInputError, match=r"plugin\.toml cannot be read"):
+    with pytest.raises(BadInputError, match=r"plugin\.toml is not a file"):
         read_manifest(tmp_path / "plugin.toml", "x")
 
 
@@ -105,3 +106,9 @@ def test_damaged_manifests_give_facts_or_one_line(data: st.DataObject) -> None:
         parse(bytes(damaged), "greet")
     except BadInputError as error:
         assert "\n" not in str(error)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "plugin.toml")
+    with pytest.raises(BadInputError, match=r"plugin\.toml is not a file"):
+        read_manifest(tmp_path / "plugin.toml", "x")

@@ -96,3 +96,15 @@ def test_what_is_gone_is_told(file: Path) -> None:
     file.unlink()
     assert ownership.fault(file) == f"{file} cannot be looked at: No such file or directory"
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o755
+
+
+def test_link_to_a_directory_inside_a_package_is_refused(tmp_path: Path) -> None:
+    """What lies behind it would be neither judged nor sealed."""
+    package, elsewhere = tmp_path / "package", tmp_path / "elsewhere"
+    package.mkdir()
+    elsewhere.mkdir()
+    (package / "part").symlink_to(elsewhere)
+    assert ownership.fault(package) == f"{package / 'part'} is a link to a directory; a drop-in holds its code itself"
+    whole = tmp_path / "whole"
+    whole.symlink_to(elsewhere)
+    assert ownership.fault(whole) == ""

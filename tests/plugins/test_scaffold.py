@@ -26,7 +26,9 @@ def done(ran: subprocess.CompletedProcess[str]) -> str:
     return ran.stdout
 
 
-def test_package_passes_its_own_tests_and_works_from_its_wheel(fresh: Any) -> None:
+def test_package_works_from_its_wheel_and_its_lock_restores_it_elsewhere(
+    fresh: Any, environment: Callable[..., Any]
+) -> None:
     made = json.loads(done(fresh.run("apt_model", "plugin", "new", "my-decay", "--description", CHINESE, "--json")))
     project = fresh.home / "my-decay"
     written = {str(p.relative_to(project)) for p in project.rglob("*") if p.is_file()}
@@ -55,6 +57,18 @@ def test_package_passes_its_own_tests_and_works_from_its_wheel(fresh: Any) -> No
     use = "component = host.registry().get('scheduler', 'my-decay-inverse-sqrt'); print(component.load().__module__)"
     printed = done(fresh.run("python", "-c", f"from apt.plugins import host; {use}"))
     assert printed == "apt_model_my_decay.schedules\n"
+
+    done(fresh.run("apt_model", "plugin", "lock", "-o", "set.json"))
+    elsewhere = environment("elsewhere")
+    assert elsewhere.plugins() == {}
+    synced = elsewhere.json("plugin", "sync", fresh.home / "set.json")
+    assert (synced["installed"], synced["differences"]) == (["apt-model-my-decay==0.1.0"], [])
+    again = elsewhere.json("my-decay", "--steps", "9", "--points", "2")
+    assert again == shown
+    restored = elsewhere.plugins()["my-decay"]
+    same = ("name", "version", "status", "commands", "components", "hooks", "sha256")
+    listed = json.loads(done(fresh.run("apt_model", "plugin", "info", "my-decay", "--json")))
+    assert [restored[field] for field in same] == [listed[field] for field in same]
     assert "my-decay-inverse-sqrt" in fresh.run("apt_model", "debug").stdout
 
 

@@ -62,7 +62,15 @@ def test_wanted_class_is_read_where_it_is_defined(tmp_path: Path) -> None:
 
 def test_values_of_the_wrong_kind_are_left_to_the_trial(tmp_path: Path) -> None:
     text = "class P(Plugin):\n    name = 3\n    version = ''\n    api = True\n    requires = 'x'\n    conflicts = [1]\n"
-    assert read(tmp_path, text) == {"class": "mine:P", "hooks": [], "commands": [], "components": []}
+    nothing = {"class": "mine:P", "hooks": [], "commands": [], "components": []}
+    assert read(tmp_path, text) == nothing
+    assert read(tmp_path, f"class P(Plugin):\n    api = 0x{'f' * 9000}\n") == nothing
+
+
+def test_text_that_would_fill_the_memory_is_not_made(tmp_path: Path) -> None:
+    doubled = "".join(f"a{i + 1} = f'{{a{i}}}{{a{i}}}'\n" for i in range(60))
+    found = read(tmp_path, f"a0 = 'xx'\n{doubled}class P(Plugin):\n    name = f'{{a2}}'\n    description = a60\n")
+    assert (found["name"], "description" in found) == ("xxxxxxxx", False)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,44 @@ def test_hostile_import_gives_a_reason(name: str, dropin: Dropin, plugin_source:
     assert "\n" not in verdict.reason
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"declared": {"name": "bad", "commands": [{}]}, "import_seconds": 0, "import_bytes": 0}',
+        '{"declared": [], "import_seconds": 0, "import_bytes": 0}',
+        '{"declared": {}}',
+        "[" * 100_000,
+        "3",
+    ],
+)
+def test_answer_that_the_plugin_wrote_itself_is_none(answer: str, dropin: Dropin, plugin_source: Source) -> None:
+    top = (
+        f"import os\nfor descriptor in range(3, 30):\n    try: os.write(descriptor, {answer.encode()!r})\n"
+        "    except OSError: pass\nos._exit(0)"
+    )
+    verdict = attempt(dropin("bad.py", plugin_source("bad", top=top)))
+    assert verdict.reason == "importing it ended the process with code 0"
+
+
+def test_reason_is_one_line_that_a_terminal_can_show(dropin: Dropin, plugin_source: Source) -> None:
+    verdict = attempt(dropin("bad.py", plugin_source("bad", top=r"raise ValueError('\ud800 \x1b[31m坏')")))
+    assert verdict.reason == "ValueError: [31m坏"
+
+
+def test_plugin_that_starts_apt_model_is_tried_once(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    top = (
+        "import subprocess, sys\n"
+        f"open({str(trace)!r}, 'a').write('x')\n"
+        "ran = subprocess.run([sys.executable, '-m', 'apt_model', 'size', 'tiny', '--quiet'], capture_output=True)\n"
+        f"open({str(trace)!r}, 'a').write(f'{{ran.returncode}}')\n"
+    )
+    path = dropin("one.py", plugin_source("one", top=top, body="    def before_operation(self): ..."))
+    build.build()
+    assert attempt(path, seconds=60).reason == ""
+    assert trace.read_text() == "x0"
+
+
 def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
     dropin: Dropin, plugin_source: Source, tmp_path: Path
 ) -> None:
@@ -61,7 +99,7 @@ def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
     )
     verdict = attempt(dropin("loop.py", plugin_source("loop", top=top)), seconds=2)
-    assert verdict.reason == "importing it took longer than 2 s"
+    assert verdict.reason == "importing it took longer than 2 s; plugin try --seconds gives it more"
     pid = int(note.read_text())
     for _ in range(100):  # init takes a moment to reap it
         try:
@@ -103,3 +141,11 @@ def test_index_is_built_without_any_trial(
     monkeypatch.setattr(trial, "attempt", None)
     dropin("one.py", plugin_source("one"))
     assert build.build().plugin("one").status == "untried"
+
+
+def test_plugin_fills_no_disk(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    top = f"with open({str(path)!r}, 'wb') as file:\n    for _ in range(64): file.write(bytes(1 << 20))"
+    verdict = attempt(dropin("fill.py", plugin_source("fill", top=top)))
+    assert "File too large" in verdict.reason
+    assert path.stat().st_size <= 16 << 20

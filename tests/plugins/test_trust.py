@@ -1,6 +1,7 @@
 """Letting foreign code in: tried first, told when it changed, refused when it is not the user's."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def test_changed_dropin_says_so_once(dropin: Dropin, plugin_source: Source, caps
     use("one")
     was, now = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (first, second))
     assert capsys.readouterr().err == f"plugin one has changed: its sha256 was {was}, now {now}\n"
+
+
+def test_dropin_that_was_only_touched_says_nothing(
+    dropin: Dropin, plugin_source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = dropin("one.py", plugin_source("one"))
+    use("one")
+    os.utime(path, (1, 1))
+    use("one")
+    assert capsys.readouterr().err == ""
 
 
 def test_file_that_others_can_write_is_neither_tried_nor_run(

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from apt.plugins import verdicts
+from apt.plugins import declare, verdicts
+from apt.plugins.base import Plugin
 from apt.plugins.verdicts import Seal, Verdict
+
+
+class Empty(Plugin):
+    name = "x"
+
+
+DECLARED = declare.describe(Empty)
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_kept_verdict_is_found_again(package: Path) -> None:
-    verdict = Verdict(Seal.of(package), "", {"name": "x", "commands": []}, 0.25, 1000)
+    verdict = Verdict(Seal.of(package), "", DECLARED, 0.25, 1000)
     assert verdicts.find(str(package)) is None
     verdicts.keep(verdict)
     assert verdicts.find(str(package)) == verdict
@@ -91,3 +99,36 @@ def test_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setenv("APT_NO_CACHE", "1")
     verdicts.keep(Verdict(Seal.of(package)))
     assert not Path(verdicts.directory()).exists()
+
+
+ROW = {"name": "x", "target": "", "help": ""}
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {},
+        {**DECLARED, "more": 1},
+        {k: v for k, v in DECLARED.items() if k != "hooks"},
+        {**DECLARED, "name": 3},
+        {**DECLARED, "api": "1"},
+        {**DECLARED, "requires": "x"},
+        {**DECLARED, "hooks": [1]},
+        {**DECLARED, "commands": 3},
+        {**DECLARED, "commands": [{}]},
+        {**DECLARED, "commands": [[*ROW]]},
+        {**DECLARED, "commands": [{**ROW, "help": None}]},
+        {**DECLARED, "components": [{"kind": "loss"}]},
+    ],
+)
+def test_what_no_plugin_can_declare_is_no_verdict(package: Path, declared: dict) -> None:
+    verdicts.keep(Verdict(Seal.of(package), "", declared, 0.25, 1000))
+    assert verdicts.find(str(package)) is None
+
+
+def test_verdicts_of_long_ago_are_swept(package: Path) -> None:
+    verdicts.keep(Verdict(Seal.of(package)))
+    (old,) = Path(verdicts.directory()).iterdir()
+    os.utime(old, (1, 1))
+    verdicts.keep(Verdict(Seal.of(package / "plugin.toml")))
+    assert not old.exists()
