@@ -29,9 +29,7 @@ READ: Final = {
     "TERM": "`dumb`: neither colour nor animation.",
     "OMP_NUM_THREADS": "Threads of one of torch's operations; all cores when absent. `debug` tells of too many.",
     "TRANSFORMERS_OFFLINE": "transformers: no Hub is asked; `debug` tells when it is set.",
-    "LC_ALL": "The locale, before all others; `debug` tells when it is not installed.",
-    "LC_CTYPE": "The locale of characters; as `LC_ALL`.",
-    "LANG": "The locale when no other variable names one.",
+    "LC_CTYPE": "The locale of characters; `debug` tells when it is not installed.",
     "OMP_WAIT_POLICY": "How OpenMP's threads wait; set to `PASSIVE` when absent, since spinning threads take the cores "
     "from others.",
 }
