@@ -9,6 +9,7 @@ from apt.checkpoint.architecture import Architecture, Dimensions, descriptor
 from apt.checkpoint.architecture.flops import active_parameters
 from apt.checkpoint.capacity import cache_facts, default_context, flop_facts, memory_needs
 from apt.checkpoint.diagnosis_config import config_findings
+from apt.checkpoint.diagnosis_files import marked_files
 from apt.checkpoint.fact_sheet import ModelFacts, PickleFacts
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.licence import licence_of
@@ -245,10 +246,8 @@ def _problems(checkpoint: Checkpoint) -> Iterator[str]:
                 yield f"{finding.where}: {finding.evidence}"
     except BadInputError:
         pass  # told by the notes
-    for path in sorted(checkpoint.path.glob("*.json")):
-        with path.open("rb") as stream:
-            if stream.read(3) == b"\xef\xbb\xbf":
-                yield f"{path.name}: begins with a byte order mark, which JSON forbids"
+    for path in marked_files(checkpoint.path):
+        yield f"{path.name}: begins with a byte order mark, which JSON forbids"
     index = checkpoint.path / INDEX_NAME
     if index.is_file():
         yield from _index_problems(checkpoint, read_json(index))
