@@ -284,7 +284,7 @@ def _scans(path: Path) -> "Iterator[PickleScan]":
 
 
 def _template(template: str | None, tokenizer: TokenizerFacts | None) -> TemplateFacts | None:
-    return None if template is None else try_template(template, tokenizer)
+    return None if template is None else try_template(template, tokenizer.special if tokenizer is not None else {})
 
 
 def _family(config: Mapping[str, Any]) -> str:
