@@ -1,21 +1,17 @@
 """The page of ``compare --html``: the same tables and figures, with charts, as one offline file."""
 
 from pathlib import Path
-from typing import Final
 
 from apt.checkpoint.atomic import atomic_file
 from apt.console import catalogue
-from apt.console.output import display_width, to_jsonable
+from apt.console.output import to_jsonable
 from apt.console.table import Result, Table
 from apt.console.units import format_bytes, format_count
 from apt.report import page
 from apt.report.language import Translate, language, translator
 from apt.report.result_charts import comparison_charts
 from apt.report.versions import version_facts
-from apt.report.views import ComparedModel, Comparison
-
-#: Columns that a name has beside a chart.
-_NAME_COLUMNS: Final = 14
+from apt.report.views import Comparison
 
 
 def write_comparison(result: Result, path: Path, *, overwrite: bool = False, lang: str | None = None) -> None:
@@ -27,7 +23,7 @@ def write_comparison(result: Result, path: Path, *, overwrite: bool = False, lan
     """
     chosen = language(lang)
     words = translator(chosen)
-    comparison = _with_short_names(Comparison.model_validate(to_jsonable(result)))
+    comparison = Comparison.model_validate(to_jsonable(result))
     tables = [catalogue.load(chosen).table(t) if chosen != "en" else t for t in result.tables()]
     note = words("In brackets: for speed, the slowest and the fastest run; for every other figure, the 95 % interval.")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -61,30 +57,6 @@ def _tiles(comparison: Comparison, words: Translate) -> list[page.Tile]:
             interval = f"{r.low:.3f} – {r.high:.3f}"
             tiles.append(page.Tile(f"{words('Perplexity')}, {model.name}", f"× {r.value:.3f}", interval))
     return tiles[:4]
-
-
-def _with_short_names(comparison: Comparison) -> Comparison:
-    """Cut the names so that they fit beside a chart, and are still different."""
-    models: list[ComparedModel] = []
-    for model in comparison.models:
-        name = _short(model.name)
-        if any(m.name == name for m in models):
-            name = f"{_short(model.name, _NAME_COLUMNS - 4)} ({len(models) + 1})"
-        models.append(model.model_copy(update={"name": name}))
-    return comparison.model_copy(update={"models": tuple(models)})
-
-
-def _short(name: str, columns: int = _NAME_COLUMNS) -> str:
-    """Cut the middle out of a name; its end tells models apart as often as its beginning."""
-    if display_width(name) <= columns:
-        return name
-    head, tail = "", ""
-    while display_width(head + tail) < columns - 2:
-        if len(head) <= len(tail):
-            head += name[len(head)]
-        else:
-            tail = name[-len(tail) - 1] + tail
-    return f"{head}…{tail}"
 
 
 def _facts(comparison: Comparison, words: Translate) -> dict[str, str]:

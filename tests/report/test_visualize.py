@@ -169,10 +169,7 @@ def test_every_phrase_of_a_chinese_page_is_chinese() -> None:
     phrases = set()
     for file in Path(languages.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
-                "w",
-                "words",
-            ):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("w", "words", "sheet.words"):
                 phrases |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
     assert len(phrases) > 40 and [p for p in phrases if not CHINESE.search(words(p))] == []
     assert languages.translator("en")("Table") == "Table"
