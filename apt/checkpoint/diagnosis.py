@@ -18,7 +18,7 @@ from apt.checkpoint.diagnosis_vocabulary import vocabulary_findings
 from apt.checkpoint.diagnosis_weights import weight_findings
 from apt.checkpoint.findings import Finding, error, note
 from apt.checkpoint.gguf import GGUFFile
-from apt.checkpoint.reader import Checkpoint, file_digest, read_json
+from apt.checkpoint.reader import PICKLE_SUFFIXES, Checkpoint, file_digest, read_json
 from apt.checkpoint.sizes import display_name, open_model
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.console.table import Table
@@ -139,7 +139,7 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             "byte-order-mark", path.name, "begins with a UTF-8 byte order mark, which JSON forbids",
             "saved by an editor that adds it", f"sed -i '1s/^\\xEF\\xBB\\xBF//' {quote(str(path))}",
         )  # fmt: skip
-    pickles = sorted(p for suffix in ("bin", "pt", "pth", "ckpt") for p in checkpoint.path.glob(f"*.{suffix}"))
+    pickles = sorted(p for p in checkpoint.path.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         yield note(
             "pickle", ", ".join(p.name for p in pickles[:3]),

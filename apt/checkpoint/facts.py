@@ -13,7 +13,7 @@ from apt.checkpoint.diagnosis_files import marked_files
 from apt.checkpoint.fact_sheet import ModelFacts, PickleFacts
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.licence import licence_of
-from apt.checkpoint.reader import INDEX_NAME, Checkpoint, read_json
+from apt.checkpoint.reader import INDEX_NAME, PICKLE_SUFFIXES, Checkpoint, read_json
 from apt.checkpoint.sizes import (
     TensorGroup,
     component_function,
@@ -33,8 +33,6 @@ from apt.store import resolve
 if TYPE_CHECKING:
     from apt.checkpoint.pickle_scan import PickleScan
 
-#: How files end that are pickles.
-_PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
 #: Pickles beyond these are not scanned.
 _MOST_PICKLES: Final = 64
 
@@ -272,7 +270,7 @@ def _has_safetensors(directory: Path) -> bool:
 def _scans(path: Path) -> "Iterator[PickleScan]":
     """Scan a pickled file, or those that lie in a directory; one that is no pickle is not told of there."""
     within = path.iterdir() if path.is_dir() else [path]
-    found = sorted(p for p in within if p.suffix in _PICKLE_SUFFIXES and p.is_file())[:_MOST_PICKLES]
+    found = sorted(p for p in within if p.suffix in PICKLE_SUFFIXES and p.is_file())[:_MOST_PICKLES]
     for each in found:
         from apt.checkpoint.pickle_scan import scan_pickle
 
