@@ -3,7 +3,8 @@
     python benchmarks/fuzz_headers.py [--rounds 100000] [--seed 0]
 
 Each round damages one file of a small model (safetensors header, index, config, tokenizer, tokenizer config,
-generation config, GGUF, pickle) and reads its facts and sizes as `info` and `size` do. Damage: flipped, inserted,
+generation config, GGUF, pickle) and reads its facts and sizes as `info` and `size` do, and looks for faults as `debug`
+does, which must call faulty whatever `info` refuses. Damage: flipped, inserted,
 removed and repeated bytes, truncation, numbers made absurd, deep nesting, keys given twice, byte order marks, NULs.
 Anything but a result or an AptError fails, as does an answer that contradicts itself or what the safetensors library
 reads from the same file. Bars: 50 ms of CPU a round (best of three tries, so that another process is not blamed), and
@@ -262,10 +263,26 @@ _BINARY: Final = (*_BOTH, _integer, _integer, _integer)
 
 
 def read(target: Target) -> tuple[str, float]:
-    """Read the damaged model as the commands do; return the outcome and the CPU seconds.
+    """Read the damaged model as the commands do; return the outcome and the CPU seconds of the slowest.
 
-    :raises AssertionError: when an answer contradicts itself.
+    :raises AssertionError: when an answer contradicts itself, or `debug` finds nothing wrong where `info` refuses.
     """
+    from apt.checkpoint.diagnosis import diagnose
+    from apt.console.output import to_json
+
+    if target.name == "pickle":  # `debug` reads none
+        return _read(target)
+    started = time.process_time()
+    diagnosis = diagnose(str(target.model))
+    to_json(diagnosis), diagnosis.tables()
+    seconds = time.process_time() - started
+    outcome, others = _read(target)
+    assert outcome.startswith(("read", "size")) or diagnosis.verdict == "faulty", f"{outcome}, and debug finds no error"
+    return outcome, max(seconds, others)
+
+
+def _read(target: Target) -> tuple[str, float]:
+    """The same for `info` and `size`."""
     from apt.checkpoint.facts import model_facts
     from apt.checkpoint.size_report import size_facts
     from apt.console.errors import AptError

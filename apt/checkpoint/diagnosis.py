@@ -6,10 +6,11 @@ Reads headers, JSON files and the raw weights once; neither torch nor transforme
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Final, Literal
 
 from apt.checkpoint.diagnosis_config import config_findings, tensor_findings
-from apt.checkpoint.diagnosis_files import broken_file_findings, stray_findings
+from apt.checkpoint.diagnosis_files import broken_file_findings, marked_files, stray_findings
 from apt.checkpoint.diagnosis_gguf import gguf_findings
 from apt.checkpoint.diagnosis_settings import settings_findings
 from apt.checkpoint.diagnosis_tokenizer import template_findings, token_findings
@@ -17,7 +18,7 @@ from apt.checkpoint.diagnosis_vocabulary import vocabulary_findings
 from apt.checkpoint.diagnosis_weights import weight_findings
 from apt.checkpoint.findings import Finding, error, note
 from apt.checkpoint.gguf import GGUFFile
-from apt.checkpoint.reader import Checkpoint, file_digest, read_json
+from apt.checkpoint.reader import PICKLE_SUFFIXES, Checkpoint, file_digest, read_json
 from apt.checkpoint.sizes import display_name, open_model
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.console.table import Table
@@ -133,19 +134,17 @@ def file_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
                 "restore it from a backup, or make it again",
             )  # fmt: skip
     yield from stray_findings(checkpoint)
-    for path in sorted(checkpoint.path.glob("*.json")):
-        with path.open("rb") as stream:
-            marked = stream.read(3) == b"\xef\xbb\xbf"
-        if marked:
-            yield error(
-                "byte-order-mark", path.name, "begins with a UTF-8 byte order mark, which JSON forbids",
-                "saved by an editor that adds it", f"sed -i '1s/^\\xEF\\xBB\\xBF//' {path}",
-            )  # fmt: skip
-    pickles = [p.name for suffix in ("bin", "pt", "pth", "ckpt") for p in checkpoint.path.glob(f"*.{suffix}")]
+    for path in marked_files(checkpoint.path):
+        yield error(
+            "byte-order-mark", path.name, "begins with a UTF-8 byte order mark, which JSON forbids",
+            "saved by an editor that adds it", f"sed -i '1s/^\\xEF\\xBB\\xBF//' {quote(str(path))}",
+        )  # fmt: skip
+    pickles = sorted(p for p in checkpoint.path.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         yield note(
-            "pickle", ", ".join(sorted(pickles)[:3]), "a pickle can run code when it is loaded; it was not read",
-            "weights of an older format beside the safetensors", f"rm {checkpoint.path / sorted(pickles)[0]}",
+            "pickle", ", ".join(p.name for p in pickles[:3]),
+            "a pickle can run code when it is loaded; it was not read",
+            "weights of an older format beside the safetensors", f"rm {quote(str(pickles[0]))}",
         )  # fmt: skip
 
 
@@ -155,7 +154,7 @@ def parent_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     Hashes the parent, so that it is no part of the static pass.
     """
     parent = (checkpoint.lineage or {}).get("parent")
-    if not isinstance(parent, dict) or not isinstance(parent.get("name"), str) or not parent.get("digest"):
+    if not isinstance(parent, dict) or not all(isinstance(parent.get(k), str) for k in ("name", "digest")):
         return
     try:
         path = model_path(parent["name"])

@@ -114,16 +114,27 @@ def _index_findings(weight_map: Mapping[str, str], holders: Mapping[str, list[st
         )  # fmt: skip
 
 
+def marked_files(directory: Path) -> Iterator[Path]:
+    """Yield the JSON files that begin with a UTF-8 byte order mark, sorted; what is no file is passed over."""
+    for path in sorted(p for p in directory.glob("*.json") if p.is_file()):
+        with path.open("rb") as stream:
+            if stream.read(3) == b"\xef\xbb\xbf":
+                yield path
+
+
 def stray_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Weight files beside those that are read: which of the two a program takes is a matter of luck."""
     used = {p.name for p in checkpoint.weight_files}
     stray = sorted(p.name for p in checkpoint.path.glob("model*.safetensors") if p.name not in used)
     if not stray:
         return
+    import shlex
+
     whole = "model.safetensors" in stray
     yield (error if whole else warning)(
         "ambiguous-weights" if whole else "stray-shard", ", ".join(stray[:3]),
         f"{len(stray)} weight files that the index does not name"
         + ("; transformers would read model.safetensors and not the shards" if whole else ""),
-        "two savings of a model in one directory", f"remove what is old: rm {checkpoint.path / stray[0]}",
+        "two savings of a model in one directory",
+        f"remove what is old: rm {shlex.quote(str(checkpoint.path / stray[0]))}",
     )  # fmt: skip

@@ -33,7 +33,8 @@ def gguf_findings(file: GGUFFile) -> Iterator[Finding]:
 
 def _label_findings(file: GGUFFile) -> Iterator[Finding]:
     """A file whose label says 16 or 32 bits while its matrices are quantised."""
-    label = _PLAIN_FILE_TYPES.get(file.metadata.get("general.file_type", -1))
+    stated = file.metadata.get("general.file_type")
+    label = _PLAIN_FILE_TYPES.get(stated) if isinstance(stated, int) else None
     sizes: Counter[str] = Counter()
     for tensor in file.tensors.values():
         if len(tensor.shape) > 1:
@@ -96,20 +97,20 @@ def _bad_scales(file: GGUFFile, tensor: GGUFTensor) -> tuple[int, int | None]:
 
 
 def gguf_token_findings(file: GGUFFile) -> Iterator[Finding]:
-    """The same for the metadata of a GGUF."""
+    """Token list and special ids of the metadata against the embedding."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     embedding = file.tensors.get("token_embd.weight")
     if not isinstance(tokens, list):
         yield warning(
             "no-tokenizer", file.path.name, "the file holds no token list", "written without a vocabulary",
-            "export it again from the checkpoint: apt_model ollama export MODEL -o DIR",
+            _EXPORT_AGAIN,
         )  # fmt: skip
         return
-    rows = embedding.shape[0] if embedding is not None else len(tokens)
+    rows = embedding.shape[0] if embedding is not None and embedding.shape else len(tokens)
     if len(tokens) > rows:
         yield error(
             "vocabulary", "tokenizer.ggml.tokens", f"{len(tokens)} tokens, the embedding has {rows} rows",
-            "it is another model's tokenizer", "export it again from the checkpoint",
+            "it is another model's tokenizer", _EXPORT_AGAIN,
         )  # fmt: skip
     for name in ("bos", "eos", "padding", "unknown"):
         key = f"tokenizer.ggml.{name}_token_id"
@@ -117,5 +118,5 @@ def gguf_token_findings(file: GGUFFile) -> Iterator[Finding]:
         if isinstance(value, int) and not 0 <= value < rows:
             yield error(
                 "special-id", key, f"{value} is outside the vocabulary of {rows} tokens",
-                "it was written for another tokenizer", "export it again from the checkpoint",
+                "it was written for another tokenizer", _EXPORT_AGAIN,
             )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, Final
 from apt.checkpoint.architecture import ARCHITECTURES
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.checkpoint.reader import Checkpoint, read_json
-from apt.console.errors import UnsupportedError
+from apt.console.errors import UnsupportedError, shown
 
 #: Integer and 8-bit dtypes: a matrix of one of them is packed or quantised.
 _PACKED: Final = frozenset({"I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"})
@@ -95,9 +95,9 @@ def _norm_epsilon(config: Mapping[str, Any]) -> Iterator[Finding]:
         if value is None:
             continue
         sound = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not sound or not 0 < float(value) <= _LARGE_EPSILON:
+        if not sound or not 0 < value <= _LARGE_EPSILON:
             yield (warning if sound else error)(
-                "norm-epsilon", f"config.json: {key}", f"is {value!r}; models use 1e-5 or 1e-6",
+                "norm-epsilon", f"config.json: {key}", f"is {shown(value)}; models use 1e-5 or 1e-6",
                 "the config was edited", f'set "{key}" to the value of the original',
             )  # fmt: skip
 
@@ -125,13 +125,13 @@ def _rope(config: Mapping[str, Any]) -> Iterator[Finding]:
         if theta is not None and (not isinstance(theta, (int, float)) or isinstance(theta, bool) or theta <= 1):
             yield error(
                 "rope-settings", f"config.json: {where}",
-                f"the base (rope_theta) is {theta!r}, models use 10000 or more",
+                f"the base (rope_theta) is {shown(theta)}, models use 10000 or more",
                 "the config was edited", "copy the rotary settings of the original config",
             )  # fmt: skip
         if factor is not None and (not isinstance(factor, (int, float)) or factor < 1):
             yield error(
                 "rope-settings", f"config.json: {where}",
-                f"the factor of the context is {factor!r}, it must be 1 or more",
+                f"the factor of the context is {shown(factor)}, it must be 1 or more",
                 "the config was edited", "copy the rotary settings of the original config",
             )  # fmt: skip
 
@@ -152,7 +152,7 @@ def generation_findings(generation: Mapping[str, Any]) -> Iterator[Finding]:
             continue
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not sound(value):
             yield error(
-                "generation-settings", f"{where}: {key}", f"is {value!r}, it must be {range_text}",
+                "generation-settings", f"{where}: {key}", f"is {shown(value)}, it must be {range_text}",
                 "the file was edited", f'set "{key}" as the original has it, or remove it',
             )  # fmt: skip
     low, high = generation.get("min_length"), generation.get("max_length")

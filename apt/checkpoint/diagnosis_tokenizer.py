@@ -6,13 +6,11 @@ from typing import Any, Final
 from apt.checkpoint.diagnosis_vocabulary import special_token_ids
 from apt.checkpoint.findings import Finding, error, note, warning
 from apt.checkpoint.reader import Checkpoint, read_json
+from apt.checkpoint.template import try_template
 from apt.checkpoint.tokenizer_facts import TokenizerFacts, chat_template, read_tokenizer
 from apt.console.errors import UnsupportedError
 
 _ROLES: Final = ("bos", "eos", "pad")
-
-#: Messages that every template should render.
-_MESSAGES: Final = [{"role": "user", "content": "Hello, 你好 🙂"}]
 
 
 def token_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -89,48 +87,19 @@ def template_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     template = chat_template(checkpoint.path)
     if template is None:
         return
-    problem = render_problem(template, read_tokenizer(checkpoint.path))
-    if problem:
+    tokenizer = read_tokenizer(checkpoint.path)
+    tried = try_template(template, tokenizer.special if tokenizer is not None else {})
+    if tried.renders is False:
         where = (
             "chat_template.jinja" if (checkpoint.path / "chat_template.jinja").is_file() else "tokenizer_config.json"
         )
         yield error(
-            "chat-template", where, problem, "the template was edited or cut", "copy the original model's template"
+            "chat-template",
+            where,
+            tried.problem,
+            "the template was edited or cut",
+            "copy the original model's template",
         )
-
-
-def render_problem(template: str, tokenizer: TokenizerFacts | None) -> str:
-    """Render a template with one user's message; return what goes wrong, "" when nothing does.
-
-    Jinja2 comes with torch; where it is missing nothing is said.
-    """
-    try:
-        from jinja2 import TemplateError
-        from jinja2.exceptions import SecurityError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        return ""
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, **_: str(value)
-    special = {f"{role}_token": text for role, text in (tokenizer.special if tokenizer else {}).items()}
-    try:
-        text = environment.from_string(template).render(
-            messages=_MESSAGES,
-            add_generation_prompt=True,
-            raise_exception=refuse,
-            strftime_now=lambda form: "2026-01-01",
-            **special,
-        )
-    except (TemplateError, SecurityError, TypeError, ValueError, LookupError, AttributeError) as problem:
-        line = getattr(problem, "lineno", None)
-        return f"line {line}: {problem}" if line else f"{type(problem).__name__}: {problem}"
-    lost = _MESSAGES[0]["content"] not in text
-    return "the user's message is not in the rendered text" if lost else ""
 
 
 def _embedding_rows(checkpoint: Checkpoint) -> int | None:

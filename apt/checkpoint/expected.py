@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from apt.checkpoint.architecture import Architecture, LayerKind
 from apt.checkpoint.architecture.shapes import RoleTensor, Shape, role_tensors
+from apt.console.errors import BadInputError, shown
+
+#: Configs that ask for more tensors are corrupted; mixtures of experts of a trillion parameters have some 100,000.
+MOST_TENSORS: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,7 @@ def expected_tensors(architecture: Architecture, config: Mapping[str, Any]) -> d
 
     A tied head is optional, every other tensor is needed.
 
-    :raises BadInputError: when the config lacks a size.
+    :raises BadInputError: when the config lacks a size, or asks for more tensors than any model has.
     """
     d = architecture.dimensions(config)
     found = {
@@ -38,6 +42,9 @@ def expected_tensors(architecture: Architecture, config: Mapping[str, Any]) -> d
     for layer, kind in enumerate(architecture.kinds(config, d.layers)):
         if kind not in by_kind:
             by_kind[kind] = role_tensors(architecture, config, d, kind)
+        wanted = sum(tensor.copies for tensor in by_kind[kind].values())
+        if len(found) + wanted > MOST_TENSORS:
+            raise BadInputError(f"config.json asks for {shown(wanted)} tensors a layer, more than any model has")
         for role, tensor in by_kind[kind].items():
             found.update(_named(architecture, layer, role, tensor))
     return found

@@ -9,10 +9,11 @@ from apt.checkpoint.architecture import Architecture, Dimensions, descriptor
 from apt.checkpoint.architecture.flops import active_parameters
 from apt.checkpoint.capacity import cache_facts, default_context, flop_facts, memory_needs
 from apt.checkpoint.diagnosis_config import config_findings
+from apt.checkpoint.diagnosis_files import marked_files
 from apt.checkpoint.fact_sheet import ModelFacts, PickleFacts
 from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.licence import licence_of
-from apt.checkpoint.reader import INDEX_NAME, Checkpoint, read_json
+from apt.checkpoint.reader import INDEX_NAME, PICKLE_SUFFIXES, Checkpoint, read_json
 from apt.checkpoint.sizes import (
     TensorGroup,
     component_function,
@@ -32,8 +33,6 @@ from apt.store import resolve
 if TYPE_CHECKING:
     from apt.checkpoint.pickle_scan import PickleScan
 
-#: How files end that are pickles.
-_PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
 #: Pickles beyond these are not scanned.
 _MOST_PICKLES: Final = 64
 
@@ -245,10 +244,8 @@ def _problems(checkpoint: Checkpoint) -> Iterator[str]:
                 yield f"{finding.where}: {finding.evidence}"
     except BadInputError:
         pass  # told by the notes
-    for path in sorted(checkpoint.path.glob("*.json")):
-        with path.open("rb") as stream:
-            if stream.read(3) == b"\xef\xbb\xbf":
-                yield f"{path.name}: begins with a byte order mark, which JSON forbids"
+    for path in marked_files(checkpoint.path):
+        yield f"{path.name}: begins with a byte order mark, which JSON forbids"
     index = checkpoint.path / INDEX_NAME
     if index.is_file():
         yield from _index_problems(checkpoint, read_json(index))
@@ -273,7 +270,7 @@ def _has_safetensors(directory: Path) -> bool:
 def _scans(path: Path) -> "Iterator[PickleScan]":
     """Scan a pickled file, or those that lie in a directory; one that is no pickle is not told of there."""
     within = path.iterdir() if path.is_dir() else [path]
-    found = sorted(p for p in within if p.suffix in _PICKLE_SUFFIXES and p.is_file())[:_MOST_PICKLES]
+    found = sorted(p for p in within if p.suffix in PICKLE_SUFFIXES and p.is_file())[:_MOST_PICKLES]
     for each in found:
         from apt.checkpoint.pickle_scan import scan_pickle
 
@@ -285,7 +282,7 @@ def _scans(path: Path) -> "Iterator[PickleScan]":
 
 
 def _template(template: str | None, tokenizer: TokenizerFacts | None) -> TemplateFacts | None:
-    return None if template is None else try_template(template, tokenizer)
+    return None if template is None else try_template(template, tokenizer.special if tokenizer is not None else {})
 
 
 def _family(config: Mapping[str, Any]) -> str:

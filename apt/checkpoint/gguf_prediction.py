@@ -1,6 +1,5 @@
 """How large a GGUF of a checkpoint would be, before it is made: tensors, padding, tensor table, tokenizer."""
 
-import json
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final
 from apt.checkpoint.architecture import Architecture
 from apt.checkpoint.gguf import DEFAULT_ALIGNMENT
 from apt.checkpoint.gguf_types import FILE_TYPES, Mixture, Place, PlannedWeight, tensor_bytes, tensor_type
-from apt.checkpoint.reader import Checkpoint
+from apt.checkpoint.reader import Checkpoint, read_json
 from apt.checkpoint.tokenizer_facts import chat_template
 
 _PLACES: Final[dict[str, Place]] = {
@@ -29,7 +28,7 @@ def predict_gguf_bytes(checkpoint: Checkpoint, file_types: Iterable[str] = tuple
     """Return the size of the file for each kind of GGUF that is asked for, its tokenizer included.
 
     :raises UnsupportedError: for a family without a descriptor.
-    :raises BadInputError: when the config lacks a size.
+    :raises BadInputError: when the config lacks a size, or a tokenizer file is not valid JSON.
     """
     sizes = predict_weight_bytes(checkpoint, file_types)
     header = _METADATA_BYTES + len(checkpoint.tensors) * _ENTRY_BYTES + tokenizer_bytes(checkpoint.path)
@@ -80,18 +79,26 @@ def _place(architecture: Architecture, name: str, shape: tuple[int, ...]) -> Pla
 
 
 def tokenizer_bytes(directory: Path) -> int:
-    """Return about what the tokenizer takes in a GGUF's metadata: texts and types of tokens, merges, template."""
+    """Return about what the tokenizer takes in a GGUF's metadata: texts and types of tokens, merges, template.
+
+    :raises BadInputError: when a file is not valid JSON.
+    """
     template = _utf8_bytes(chat_template(directory) or "")
     definition = directory / "tokenizer.json"
     if not definition.is_file():
         sentencepiece = directory / "tokenizer.model"
         return template + (2 * sentencepiece.stat().st_size if sentencepiece.is_file() else 0)
-    model = json.loads(definition.read_bytes()).get("model") or {}
-    vocab, merges = model.get("vocab") or {}, model.get("merges") or []
-    tokens = list(vocab) if isinstance(vocab, dict) else [str(entry[0]) for entry in vocab if entry]
-    scores = 0 if isinstance(vocab, dict) else 4 * len(tokens)
+    model = read_json(definition).get("model")
+    vocab, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
+    tokens: list[str] = []
+    if isinstance(vocab, dict):
+        tokens = list(vocab)
+    elif isinstance(vocab, list):
+        tokens = [str(entry[0]) for entry in vocab if isinstance(entry, list) and entry]
+    scores = 4 * len(tokens) if isinstance(vocab, list) else 0
     texts = sum(_utf8_bytes(t) + _LENGTH_BYTES + _TYPE_BYTES for t in tokens)
-    joined = (m if isinstance(m, str) else " ".join(m) for m in merges)
+    pairs = merges if isinstance(merges, list) else []
+    joined = (m if isinstance(m, str) else " ".join(map(str, m)) for m in pairs if isinstance(m, (str, list)))
     return template + texts + scores + sum(_utf8_bytes(m) + _LENGTH_BYTES for m in joined)
 
 

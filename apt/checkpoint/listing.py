@@ -92,7 +92,7 @@ def list_models(directories: Iterable[Path] = (), *, sort: str | None = None, fi
     :param directories: directories whose models are listed too; a directory that is a model is listed itself.
     :param sort: one of :data:`SORT_KEYS`; without it descendants stand under their parents.
     :param filters: each must hold: ``text`` that one of a model's words contains, or ``field=value``; case is equal.
-    :raises NotFoundError: for a directory that does not exist.
+    :raises NotFoundError: for what is neither a directory nor a model's file.
     :raises UsageError: for an unknown key or field.
     """
     if sort is not None and sort not in SORT_KEYS:
@@ -100,7 +100,7 @@ def list_models(directories: Iterable[Path] = (), *, sort: str | None = None, fi
     wanted = [_parsed(text) for text in filters]
     found = [*_shipped(), *_stored(), *_cached(), *_of_ollama()]
     for directory in directories:
-        if not directory.exists():
+        if not directory.is_dir() and not (directory.is_file() and _looks_like_model(directory)):
             raise NotFoundError(f"no such directory: {directory}")
         found += _in_directory(directory)
     kept = [m for m in found if all(_holds(m, field, value) for field, value in wanted)]
@@ -246,9 +246,17 @@ def _listed(name: str, place: Place, path: Path, facts: dict[str, Any], problem:
         operation=facts.get("operation", ""),
         parent=facts.get("parent", ""),
         depth=0,
-        changed_seconds=path.stat().st_mtime,
+        changed_seconds=_changed_seconds(path),
         problem=problem,
     )
+
+
+def _changed_seconds(path: Path) -> float:
+    """When what a path leads to was changed; when the link was made, where it leads to nothing."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return path.lstat().st_mtime
 
 
 def _lineage(checkpoint: Checkpoint) -> dict[str, str]:

@@ -46,6 +46,10 @@ _RUNNING: Final = (
     "EXT2",
     "EXT4",
 )
+#: Pickles of one archive that are followed; one that torch wrote has one.
+_MOST_MEMBERS: Final = 16
+#: What lies deeper than so long a name is no tensor of a model.
+_LONGEST_NAME: Final = 4096
 _LEGACY_PICKLES: Final = 5  # magic number, protocol, system, the object, storage keys
 
 
@@ -133,10 +137,13 @@ def _run(machine: "_Machine", stream: BinaryIO) -> str:
             names = [n for n in archive.namelist() if n == "data.pkl" or n.endswith("/data.pkl")]
             if not names:
                 raise BadInputError(f"{stream.name}: an archive without data.pkl is no checkpoint of torch")
-            with archive.open(names[0]) as member:
-                data = member.read(MAX_PICKLE_BYTES + 1)
-        machine.run(io.BytesIO(data[:MAX_PICKLE_BYTES]))
-        machine.complete &= len(data) <= MAX_PICKLE_BYTES
+            # torch takes the one beside the archive's first entry; whichever it is, what it imports is told.
+            for name in reversed(names[:_MOST_MEMBERS]):
+                with archive.open(name) as member:
+                    data = member.read(MAX_PICKLE_BYTES + 1)
+                machine.run(io.BytesIO(data[:MAX_PICKLE_BYTES]))
+                machine.complete &= len(data) <= MAX_PICKLE_BYTES
+        machine.complete &= len(names) <= _MOST_MEMBERS
         return "zip"
     stream.seek(0)
     rest = io.BytesIO(stream.read(MAX_PICKLE_BYTES))
@@ -302,6 +309,8 @@ def _tensors(value: Any) -> Iterator[PickledTensor]:
                 yield tensor
         elif isinstance(entry, (dict, list)) and id(entry) not in seen:
             seen.add(id(entry))
+            if len(name) > _LONGEST_NAME:
+                continue
             entries = entry.items() if isinstance(entry, dict) else enumerate(entry)
             waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in entries][::-1]
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 LINEAGE_NAME: Final = "apt.json"
+#: How files end that are pickles.
+PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
 #: The largest tokenizers take some 40 MB; a file beyond this is not read into memory.
 MAX_JSON_BYTES: Final = 512 << 20
 

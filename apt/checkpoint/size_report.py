@@ -70,7 +70,8 @@ class SizeFacts:
     :param size_bytes: bytes of the weight files, headers included.
     :param tensor_bytes: bytes of the tensors alone; the groups add up to it.
     :param bytes_by_layer: by the layer's number, ``outside`` for what is in none; empty for an unknown family.
-    :param gguf_bytes: predicted bytes of each kind of GGUF; empty for a GGUF and for an unknown family.
+    :param gguf_bytes: predicted bytes of each kind of GGUF; empty for a GGUF, for an unknown family and where
+        config or tokenizer cannot be read.
     :param memory: cache and weights over contexts and batches; empty where the cache's size is not known.
     """
 

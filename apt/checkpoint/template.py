@@ -6,24 +6,23 @@ looping for ever or from building a string of gigabytes; the child's limits do.
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-from apt.checkpoint.tokenizer_facts import TokenizerFacts
 
 MAX_TEMPLATE_CHARACTERS: Final = 1 << 20
 #: A template needs milliseconds; the child may use so many seconds of CPU, the parent waits a little longer.
 CPU_SECONDS: Final = 2
 WAIT_SECONDS: Final = 20
-_EXAMPLE_CHARACTERS: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
     """A chat template, tried.
 
-    :param renders: whether a conversation of a user and an assistant renders; ``None`` where it could not be tried.
+    :param renders: whether a conversation of a user and an assistant renders with what the user says; ``None`` where it
+        could not be tried.
     :param takes_system: whether one that begins with a system message does.
     :param problem: why it does not render, or was not tried; ``""`` when it renders.
     :param example: the beginning of what one message of a user gives.
@@ -36,19 +35,22 @@ class TemplateFacts:
     example: str
 
 
-def try_template(template: str, tokenizer: TokenizerFacts | None) -> TemplateFacts:
-    """Render a template in a child process, in Chinese and with an emoji."""
+def try_template(template: str, special: Mapping[str, str]) -> TemplateFacts:
+    """Render a template in a child process, in Chinese and with an emoji.
+
+    :param special: the tokenizer's special tokens by role, see :class:`apt.checkpoint.tokenizer_facts.TokenizerFacts`.
+    """
     import subprocess  # few models of those that are read have a template
 
     size = len(template)
     if size > MAX_TEMPLATE_CHARACTERS:
         return TemplateFacts(size, None, None, f"longer than {MAX_TEMPLATE_CHARACTERS} characters, not tried", "")
-    special = {f"{role}_token": text for role, text in (tokenizer.special if tokenizer else {}).items()}
+    given = {"template": template, "special": {f"{role}_token": text for role, text in special.items()}}
     child = Path(__file__).with_name("template_child.py")
     try:
         ran = subprocess.run(
             [sys.executable, "-P", "-X", "utf8", str(child), str(CPU_SECONDS)],
-            input=json.dumps({"template": template, "special": special}).encode(),
+            input=json.dumps(given).encode(),
             capture_output=True,
             timeout=WAIT_SECONDS,
             check=False,
@@ -59,6 +61,4 @@ def try_template(template: str, tokenizer: TokenizerFacts | None) -> TemplateFac
         answer: dict[str, Any] = json.loads(ran.stdout)
     except ValueError:
         return TemplateFacts(size, False, None, "it needs more time or memory than a template may", "")
-    return TemplateFacts(
-        size, answer["renders"], answer["takes_system"], answer["problem"], answer["example"][:_EXAMPLE_CHARACTERS]
-    )
+    return TemplateFacts(size, answer["renders"], answer["takes_system"], answer["problem"], answer["example"])

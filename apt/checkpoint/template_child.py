@@ -8,6 +8,8 @@ import sys
 from typing import Any, Final
 
 _MEMORY_BYTES: Final = 512 << 20
+#: So much of what a template gives is told.
+_EXAMPLE_CHARACTERS: Final = 400
 _USER: Final = {"role": "user", "content": "Hello, 你好 🙂"}
 _ASSISTANT: Final = {"role": "assistant", "content": "再见 👋"}
 _SYSTEM: Final = {"role": "system", "content": "You are kind."}
@@ -24,10 +26,19 @@ def limit(cpu_seconds: int) -> None:
 
 
 def environment() -> Any:
-    """Return a sandbox with the names that transformers gives to templates."""
+    """Return a sandbox with the names and tags that transformers gives to templates."""
     from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
+    from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}``: marks what the assistant says, for training; it is written as it is."""
+
+        tags = {"generation"}  # noqa: RUF012  # as the base class has it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
@@ -35,7 +46,7 @@ def environment() -> Any:
     def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
-    found = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    found = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     found.filters["tojson"] = to_json
     found.globals["raise_exception"] = refuse
     found.globals["strftime_now"] = lambda form: "2026-01-01"
@@ -51,8 +62,11 @@ def answer(template: str, special: dict[str, str]) -> dict[str, Any]:
         return {**told, "problem": "not tried: jinja2 is not installed"}
     try:
         compiled = sandbox.from_string(template)
-        told["example"] = _render(compiled, [_USER], special)
+        text = _render(compiled, [_USER], special)
+        told["example"] = text[:_EXAMPLE_CHARACTERS]
         _render(compiled, [_USER, _ASSISTANT, _USER], special)
+        if _USER["content"] not in text:
+            return {**told, "renders": False, "problem": "the user's message is not in the rendered text"}
         told["renders"] = True
     except MemoryError:
         return {**told, "renders": False, "problem": "it needs more memory than a template may"}

@@ -152,7 +152,8 @@ def _adds(definition: Mapping[str, Any], bos: str | None, settings: Mapping[str,
     if bos is None:
         return False
     processor = _mapping(definition.get("post_processor"))
-    for step in (processor, *(processor.get("processors") or ())):
+    steps = processor.get("processors")
+    for step in (processor, *(steps if isinstance(steps, list) else ())):
         template = _mapping(step).get("single")
         if isinstance(template, list) and template:
             first = _mapping(_mapping(template[0]).get("SpecialToken"))

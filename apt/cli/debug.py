@@ -6,7 +6,7 @@ import typer
 
 from apt.console import output
 from apt.console.completes import Completes
-from apt.console.errors import ExitCode
+from apt.console.errors import ExitCode, UsageError
 from apt.console.typer_options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def debug(
     """
     output.configure(json=json, quiet=quiet)
     if model is None:
+        if deep:
+            raise UsageError("--deep runs a model, and none is named", hint="apt_model debug MODEL --deep")
         from apt.evaluation.environment import environment
 
         state = environment(_plugin_states(), _plugin_checks("diagnostics"))

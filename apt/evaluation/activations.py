@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from apt.checkpoint.architecture import Architecture
+from apt.checkpoint.diagnosis_weights import FP16_MAX
 from apt.checkpoint.findings import Finding, error, warning
 
 if TYPE_CHECKING:
     import torch
 
-#: The largest finite number of fp16; activations beyond it become infinite in fp16.
-FP16_MAX: Final = 65504.0
 #: Magnitude of an activation that no sound model reaches in fp32.
 EXPLODED: Final = 1e8
 #: A unit whose largest activation is below this share of its layer's median unit never fires.

@@ -14,6 +14,7 @@ from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, f
 from apt.console.progress import progress
 from apt.evaluation.activations import module_ranges, range_findings, silence_findings
 from apt.evaluation.behaviour import cache_equals_full
+from apt.evaluation.checking import check_text_ref
 from apt.evaluation.hypotheses import Hypothesis, hypotheses
 from apt.evaluation.texts import Rows, load_rows
 
@@ -49,6 +50,7 @@ def diagnose_deeply(ref: str, *, text: str = "embedded") -> Diagnosis:
     :param text: what the hypotheses are judged on: ``embedded``, or a file (``.txt``, ``.jsonl``).
     :raises NotFoundError: when there is no such model or text.
     """
+    check_text_ref(text)
     found = diagnose(ref)
     try:
         model = open_model(ref)
@@ -112,9 +114,6 @@ def _raises(model: Any, problem: Exception) -> Finding:
 
 def _rows(checkpoint: Checkpoint, text: str) -> Rows | None:
     """Rows of a text in the model's own tokens; ``None`` for a model without a tokenizer."""
-    from apt.evaluation.checking import check_text_ref
-
-    check_text_ref(text)
     context = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions") or WINDOW
     cost = 2.0 * checkpoint.parameters * WINDOW
     n = int(min(max(FLOP_BUDGET / (40 * cost), ROWS[0]), ROWS[1]))

@@ -122,7 +122,7 @@ def against_baseline(result: "TestResult", baseline: Mapping[str, Any], path: Pa
         before = dict(_figures_of_json(baseline))
         passed = {str(c["name"]) for c in baseline["checks"] if c["passed"]}
         name = str(baseline.get("name", ""))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadInputError(f"{path}: a field of the result is missing or wrong: {error}") from None
     now = dict(_figures_of(result))
     left_out = [f"{n}: only in the baseline" for n in before if n not in now]

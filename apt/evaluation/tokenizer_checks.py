@@ -3,6 +3,8 @@
 import unicodedata
 from typing import Any, Final
 
+from apt.checkpoint.template import try_template
+from apt.checkpoint.tokenizer_facts import SPECIAL
 from apt.console.errors import first_line
 from apt.evaluation.behaviour import Check
 
@@ -51,11 +53,18 @@ def _same_text(back: str, text: str) -> bool:
 
 
 def template_renders(tokenizer: Any) -> Check:
-    """Whether the chat template, if there is one, renders a short conversation with what it says."""
+    """Whether the chat template, if there is one, renders a short conversation with what it says.
+
+    It is tried in a process of bounded time and memory before transformers renders it here, without a bound.
+    """
     name = "chat template"
     if not getattr(tokenizer, "chat_template", None):
         return Check(name, True, "none")
+    special = {role: text for role in SPECIAL if (text := getattr(tokenizer, f"{role}_token", None))}
     try:
+        tried = try_template(tokenizer.get_chat_template(), special)
+        if tried.renders is not True:
+            return Check(name, False, f"does not render: {tried.problem}")
         text = tokenizer.apply_chat_template(
             [dict(m) for m in CONVERSATION], tokenize=False, add_generation_prompt=True
         )

@@ -21,7 +21,9 @@ CORE_COMMANDS: Final = (
         "Architecture, parameters, dtypes, context and KV cache of a model.",
         section="Models",
     ),
-    CommandRecord("list", "apt.cli.list:list_models", "Models in the store: names, sizes, lineage.", section="Models"),
+    CommandRecord(
+        "list", "apt.cli.list:list_models", "Models of the store, of caches and of directories.", section="Models"
+    ),
     CommandRecord("size", "apt.cli.size:size", "Bytes of a model by component and dtype.", section="Models"),
     CommandRecord(
         "test", "apt.cli.test:test", "Check that a model is whole and measure its perplexity.", section="Models"

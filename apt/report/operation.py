@@ -1,7 +1,5 @@
 """The operation ``report``: results as one HTML page and one JSON file that say the same."""
 
-import importlib.metadata
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +15,7 @@ from apt.report import page
 from apt.report.numbers import figure
 from apt.report.sections import charts_of
 from apt.report.summary import Check, State, checks_of, states_of
+from apt.report.versions import version_facts
 from apt.report.views import (
     Comparison,
     Difference,
@@ -232,12 +231,7 @@ def _facts(options: ReportOptions, source: str) -> dict[str, str]:
         found["cut"] = options.pruning.plan
     if options.distillation:
         found["training"] = f"{options.distillation.steps:,} steps, best at {options.distillation.best_step:,}"
-    for name in ("torch", "transformers"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["Python"] = f"{platform.python_version()}, {platform.machine()}"
+    found |= version_facts()
     speed = options.comparison.models[0].speed
     if speed:
         found["threads"] = str(speed.threads)

@@ -34,8 +34,6 @@ class Page:
     checks: Sequence[Check]
     charts: Sequence[Chart]
     facts: Table
-    states_title: str = "States"
-    more: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A page of tables and charts in any language; ``words`` translates the page's own phrases."""
+    """A page of tables and charts in any language.
+
+    :param words: translates the page's own phrases.
+    :param parts: below the charts; ``verdict`` above them.
+    """
 
     title: str
     lead: str
@@ -59,25 +61,28 @@ class Sheet:
     charts: Sequence[Chart]
     lang: str
     words: Callable[[str], str]
+    verdict: Sequence[Part] = ()
 
 
 def render_sheet(sheet: Sheet) -> str:
     """Return the whole HTML document of a sheet."""
     charts = "".join(_figure(c, sheet.words("Table")) for c in sheet.charts)
-    parts = [_header(sheet)]
+    parts = [_header(sheet), *(_part(p, f"verdict-{i}") for i, p in enumerate(sheet.verdict))]
     parts += [f'<section class="charts" aria-label="{_text(sheet.words("Charts"))}">{charts}</section>']
-    for i, part in enumerate(sheet.parts):
-        told = f'<p class="note">{_text(part.note)}</p>' if part.note else ""
-        parts.append(_section(part.title, _table(part.table, part.kind) + told, anchor=f"part-{i}"))
+    parts += [_part(p, f"part-{i}") for i, p in enumerate(sheet.parts)]
     return _document(sheet.title, parts, sheet.lang)
+
+
+def _part(part: Part, anchor: str) -> str:
+    told = f'<p class="note">{_text(part.note)}</p>' if part.note else ""
+    return _section(part.title, _table(part.table, part.kind) + told, anchor=anchor)
 
 
 def render(page: Page) -> str:
     """Return the whole HTML document."""
     parts = [
         _header(page),
-        _section(page.states_title, _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
-        *(_section(t.title, _table(t, "states")) for t in page.more),
+        _section("States", _table(page.states, "states") + f'<p class="note">{_text(page.note)}</p>'),
         *([_section("Checks", _checks(page.checks))] if page.checks else []),
         '<section class="charts" aria-label="Charts">' + "".join(_figure(c) for c in page.charts) + "</section>",
         _section("How it was made", _table(page.facts, "facts")),

@@ -1,6 +1,6 @@
 """Charts of results that lie in a JSON file: a report's own charts, or the models of a comparison."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -68,8 +68,9 @@ def comparison_of(content: Mapping[str, Any], path: Path) -> Comparison:
 def comparison_charts(comparison: Comparison, words: Translate) -> list[Chart]:
     """Return the charts of a comparison, as far as there are figures."""
     interval, value = words("Each model's value with its 95 % interval."), words("Each model's value.")
+    quality = "Agreement with the first: perplexity" if comparison.kind == "agreement" else "Perplexity"
     found = [
-        _dots("perplexity", "Perplexity", "perplexity; lower is better", comparison, lambda m: m.perplexity, words),
+        _dots("perplexity", quality, "perplexity; lower is better", comparison, lambda m: m.perplexity, words),
         _dots("bits", "Bits per byte", "bits per byte; lower is better", comparison, lambda m: m.bits_per_byte, words),
         _dots(
             "divergence", "Distance from the first model", "KL divergence, nats per token; lower is better", comparison,
@@ -92,8 +93,25 @@ def comparison_charts(comparison: Comparison, words: Translate) -> list[Chart]:
                 for m in comparison.models if m.speed
             )),),
         ),
+        *_task_charts(comparison, words),
     ]  # fmt: skip
     return [c for c in found if any(s.points for s in c.series)]
+
+
+def _task_charts(comparison: Comparison, words: Translate) -> Iterator[Chart]:
+    """Yield a chart for each figure of each task that all models answered."""
+    for t, task in enumerate(comparison.models[0].tasks):
+        for k, metric in enumerate(task.metrics):
+            values = [(m.name, m.tasks[t].metrics[k].estimate) for m in comparison.models if t < len(m.tasks)]
+            points = tuple(Point(name, e.value, e.low, e.high) for name, e in values)
+            figure_name = words(metric.name.replace("_", " "))
+            better = words("higher is better" if metric.higher_is_better else "lower is better")
+            yield Chart(
+                id=f"task-{t}-{k}", kind="dots", title=f"{task.name}: {figure_name}",
+                description=words("Each model's value with its 95 % interval."), x_label=words("model"),
+                y_label=f"{figure_name}; {better}", series=(Series(figure_name, points),),
+                unit="" if metric.name == "perplexity" else "share", log_label=words("log scale"),
+            )  # fmt: skip
 
 
 def _dots(

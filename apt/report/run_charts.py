@@ -124,7 +124,7 @@ def _chart(figure: str, histories: Mapping[str, History], words: Translate) -> C
         else "A figure of a training run over its steps."
     )
     return Chart(
-        id=f"run-{figure}", kind="lines", title=words(title), description=words(about), x_label=words("step"),
+        id=f"run-{figure}", kind="lines", title=words(title), description=words(about), x_label=words("training step"),
         y_label=words(y_label), series=tuple(series), whole_x=True,
     )  # fmt: skip
 

@@ -57,6 +57,11 @@ def test_what_would_run_is_named_and_does_not_run(tmp_path: Path, monkeypatch: p
     with zipfile.ZipFile("y.bin", "w") as archive:
         archive.writestr("archive/data.pkl", b"cbuiltins\neval\n(S'1'\ntR.")
     assert scan_pickle(Path("y.bin")).unexpected_imports == ("builtins.eval",)
+    with zipfile.ZipFile("z.bin", "w") as archive:
+        archive.writestr("b/version", b"3")
+        archive.writestr("a/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("b/data.pkl", b"cbuiltins\neval\n(S'1'\ntR.")  # the one that torch takes
+    assert scan_pickle(Path("z.bin")).unexpected_imports == ("builtins.eval",)
     assert not Path("owned").exists()
 
 
@@ -66,6 +71,9 @@ def test_hostile_shapes_and_shared_lists_cost_nothing(tmp_path: Path) -> None:
         laughs = [laughs] * 10
     torch.save(laughs, tmp_path / "x.bin")
     assert len(scan_pickle(tmp_path / "x.bin").tensors) == 1
+    key = b"X\x10\x00\x00\x00" + b"k" * 16  # a dict in a dict in a dict: names grow with the depth
+    (tmp_path / "deep.bin").write_bytes(b"\x80\x02" + (b"}" + key) * 200_000 + b"}" + b"s" * 200_000 + b".")
+    assert scan_pickle(tmp_path / "deep.bin").tensors == ()
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_deep_and_its_text(cli: Callable, llama_dir: Path, tmp_path: Path) -> No
     found = json.loads(cli("debug", llama_dir, "--deep", "--text", tmp_path / "文.txt", "--json").out)
     assert found["verdict"] == "healthy" and "KV cache" in found["checked"] and "文.txt" in found["checked"][-2]
     assert cli("debug", llama_dir, "--deep", "--text", tmp_path / "gone.txt").code == 3
+    assert cli("debug", "--deep").code == 2
 
 
 def test_models_sound_faulty_and_missing(

@@ -1,6 +1,7 @@
 """Comparisons with tasks, tests and GGUF files."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from apt.plugins import host
 from apt.plugins.builtin.ollama.export import export_gguf
 from apt.plugins.builtin.ollama.options import ExportOptions
 from apt.registry import Registry
+from apt.store import embedded_path
 
 LINES = [f"Line {i}: the quick brown fox jumps over the lazy dog {i * 7} times. 你好，世界。" for i in range(40)]
 
@@ -57,6 +59,24 @@ def test_damage_is_beyond_chance_and_a_copy_is_not(
     assert (lost.test.difference.value > 0) == (lost.verdict == "worse")
     assert [t.test.test for t in found.tests if t.figure == "choice: accuracy"] == ["mcnemar-midp"] * 2
     assert len(found.tables()) == 4
+
+
+def test_small_damage_to_a_trained_model_is_found_and_a_copy_of_it_is_the_same(tmp_path: Path) -> None:
+    copy, damaged = tmp_path / "copy", tmp_path / "damaged"
+    for path in (copy, damaged):
+        shutil.copytree(embedded_path(), path)
+        (path / "apt.json").unlink(missing_ok=True)
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(damaged / "model.safetensors")
+    torch.manual_seed(0)
+    tensors[name] = tensors[name] + 1.0 * tensors[name].float().std() * torch.randn(tensors[name].shape)
+    tensors[name] = tensors[name].to(load_file(copy / "model.safetensors")[name].dtype)
+    save_file(tensors, damaged / "model.safetensors", {"format": "pt"})
+    found = compare([embedded_path(), copy, damaged], window=128, max_rows=24)
+    same, worse = found.models[1:]
+    assert same.divergence is not None and same.divergence.kl.value == 0 and same.divergence.agreement.value == 1
+    assert [t.verdict for t in found.tests] == ["no difference found", "worse"]
+    assert worse.perplexity_ratio is not None and 1.0001 < worse.perplexity_ratio.value < 1.1
 
 
 def test_another_tokenizer_is_tested_by_documents(new_llama: Callable[..., Path], tmp_path: Path, text: Path) -> None:

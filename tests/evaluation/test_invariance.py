@@ -86,6 +86,9 @@ def test_a_template_must_render_what_is_said(tokenizer: Any) -> None:
     assert template_renders(tokenizer).passed
     tokenizer.chat_template = "{{ messages[0].content }}"
     assert "leaves out" in template_renders(tokenizer).detail
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = endless
+    assert "more time or memory" in template_renders(tokenizer).detail
     tokenizer.chat_template = "{% for m in messages %}"
     found = template_renders(tokenizer)
     assert not found.passed and "does not render" in found.detail

@@ -110,6 +110,7 @@ def test_files_that_are_no_baseline_are_refused(llama_dir: Path, tmp_path: Path,
     with pytest.raises(NotFoundError, match="no such baseline"):
         check(llama_dir, *files, baseline=tmp_path / "none.json")
     wrong = ["{", "[]", "{}", '{"checks": [{"name": 1}]}', '{"checks": [], "score": {"source": "x"}}', '{"checks": []}']
+    wrong.append(f'{{"checks": [], "score": {{"source": "x", "perplexity": {{"value": 1{"0" * 400}}}}}}}')
     for content in wrong:
         (tmp_path / "b.json").write_text(content, encoding="utf-8")
         with pytest.raises(BadInputError, match=r"b\.json"):

@@ -299,7 +299,9 @@ class Architecture:
         if self.sparse == "after-first":
             return layer >= self._size(config, "first_k_dense_replace", least=0)
         if self.sparse == "step":
-            dense = config.get("mlp_only_layers") or ()
+            dense = config.get("mlp_only_layers") or []
+            if not isinstance(dense, list):
+                raise BadInputError(f"config.json: mlp_only_layers is {shown(dense)}, expected a list of layers")
             return (layer + 1) % self._size(config, "decoder_sparse_step", 1) == 0 and layer not in dense
         return self.sparse == "all"
 
