@@ -10,7 +10,7 @@ from typing import Any, Final
 from apt import language
 from apt.console import output
 from apt.console.errors import AptError, BadInputError, CannotWriteError
-from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
+from apt.plugins import completion_tree, dependencies, dropins, helptext, index, verdicts
 from apt.plugins.base import API
 from apt.plugins.completion_words import shown
 from apt.plugins.core import CORE_COMMANDS
@@ -21,7 +21,7 @@ from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "helptext", "hooks",
+    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "dropins", "helptext", "hooks",
     "hookspecs", "manifest", "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
@@ -154,10 +154,10 @@ class _Builder:
         :returns: what it declares, its record, and why its trial failed.
         :raises BadInputError: when others could have written it.
         """
-        if found.source == "drop-in" and found.root and (reason := ownership.fault(found.root)):
+        if found.source == "drop-in" and found.root and (reason := dropins.fault(found.root)):
             raise BadInputError(reason)
         try:
-            seal = verdicts.Seal.of(found.root) if found.root else verdicts.seal_of_distribution(record)
+            seal = verdicts.seal_of(record)
         except OSError as error:
             raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
         sha256 = seal.sha256 if found.root else ""

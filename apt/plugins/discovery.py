@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from apt.console.errors import AptError
 from apt.plugins import index
-from apt.plugins.declare import DROPINS
 from apt.plugins.distributions import address, canonical, origin
+from apt.plugins.dropins import DROPINS
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
@@ -126,11 +126,16 @@ def _dropins(watch: Watch) -> Iterator[Found]:
         folder = entry.is_dir()
         file = entry / "__init__.py" if folder else entry
         stem = entry.name if folder else entry.stem
+        if entry.name.startswith("_"):  # a helper, which the seal of every drop-in covers
+            watch.add(entry, optional=True)
         if entry.name.startswith(("_", ".")) or not re.fullmatch(r"[\w-]+", stem) or file.suffix != ".py":
             continue
         _watch_code(watch, entry, file)
         if file.is_file():
-            yield _described(Found("drop-in", stem, f"{DROPINS}.{stem}:", entry, str(file)), file)
+            found = _described(Found("drop-in", stem, f"{DROPINS}.{stem}:", entry, str(file)), file)
+            if not folder and (directory / stem / "__init__.py").is_file():
+                found.fault = f"{entry.name} is never imported: the directory {stem} is a module of the same name"
+            yield found
 
 
 def _watch_code(watch: Watch, root: Path, module: Path) -> None:
@@ -138,8 +143,9 @@ def _watch_code(watch: Watch, root: Path, module: Path) -> None:
     watch.add(module)
     if not root.is_dir():
         return
-    manifest = root / FILE
-    watch.add(manifest if manifest.exists() else root)  # a directory changes when a manifest is put into it
+    for directory in dict.fromkeys((module.parent, root)):
+        manifest = directory / FILE
+        watch.add(manifest if manifest.exists() else directory)  # which changes when a manifest is put into it
     watch.add(root, optional=True)
     try:
         for file in itertools.islice(code_files(root), _WATCHED_PATHS):
@@ -201,9 +207,21 @@ def _from_distribution(
     file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
-    found.root = file.parent if file.name == "__init__.py" else file
+    found.root = _root_of(file, point.module)
     _watch_code(watch, found.root, file)
     return _described(found, file)
+
+
+def _root_of(file: Path, module: str) -> Path:
+    """Return what holds a module's code: its outermost package, of which Python runs every ``__init__.py`` above it.
+
+    Of a module in a namespace, which others fill too, it is the directory; of one in no package the file itself.
+    """
+    names = module.split(".")
+    inner = file.parent if file.name == "__init__.py" else file
+    packages = [inner, *inner.parents][: len(names)]  # the module itself comes first
+    outermost = next((p for p in reversed(packages) if (p / "__init__.py").is_file()), None)
+    return outermost or (file.parent if len(names) > 1 else file)
 
 
 def _project(dist: importlib.metadata.Distribution) -> list[str]:
@@ -239,14 +257,21 @@ def source_of(module: str, search_path: Sequence[str]) -> Path | None:
     return None
 
 
+def manifest_of(root: Path | None, module: Path) -> Path | None:
+    """Return the manifest beside a plugin's module, else that of its package; ``None`` without one."""
+    if root is None or not root.is_dir():
+        return None
+    return next((d / FILE for d in (module.parent, root) if (d / FILE).exists()), None)
+
+
 def _described(found: Found, file: Path) -> Found:
     """Fill in what the source and the manifest say; what the manifest says counts."""
     module, _, wanted = found.target.partition(":")
     found.facts = {"name": found.folder.replace("_", "-"), **found.facts}
     try:
         found.facts |= read_source(file, module, wanted)
-        if file.name == "__init__.py" and found.foreign:
-            found.facts |= read_manifest(file.parent / FILE, found.folder)
+        if found.foreign and (manifest := manifest_of(found.root, file)):
+            found.facts |= read_manifest(manifest, found.folder)
     except (AptError, OSError, ValueError) as error:  # ValueError: of a number with too many digits to be shown
         found.fault = str(error)
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
-from apt.plugins import ownership, trial, verdicts
+from apt.plugins import dropins, trial, verdicts
 from apt.plugins.records import PluginRecord
 from apt.plugins.verdicts import Seal, Verdict
 
@@ -40,12 +40,10 @@ def attempt(record: PluginRecord, *, seconds: float = trial.SECONDS) -> Verdict:
 
 
 def _seal(record: PluginRecord) -> Seal:
-    if not record.root:
-        return verdicts.seal_of_distribution(record)
-    if record.source == "drop-in" and (reason := ownership.fault(Path(record.root))):
+    if record.source == "drop-in" and (reason := dropins.fault(Path(record.root))):
         raise BadInputError(f"plugin {record.name} is not run: {reason}")
     try:
-        return Seal.of(Path(record.root))
+        return verdicts.seal_of(record)
     except OSError as error:
         raise BadInputError(f"plugin {record.name} is not run: {error.filename}: {error.strerror}") from None
 

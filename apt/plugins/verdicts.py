@@ -9,12 +9,12 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from apt.plugins import index
+from apt.plugins import dropins, index
 from apt.plugins.records import PluginRecord
 
 #: Files of a package that are part of what it declares or does; its data is not code.
@@ -35,8 +35,9 @@ _ROWS: Final = {
 class Seal:
     """What a plugin's files were when they were looked at.
 
+    :param path: file or directory, or what else verdicts are kept under; see :func:`sealed_path`.
     :param mtime_ns: latest modification time.
-    :param sha256: of the file; of names and digests of all files for a directory.
+    :param sha256: of the file; of names and digests of all files where there are several.
     """
 
     path: str
@@ -45,18 +46,18 @@ class Seal:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> Self:
-        """Seal a file or a directory.
+    def of(cls, path: Path, beside: Iterable[Path] = ()) -> Self:
+        """Seal a file or a directory, with other files and directories that it uses.
 
         :raises OSError: when it cannot be read.
         """
-        files = list(code_files(path))
+        files = [file for each in (path, *beside) for file in code_files(each)]
         digests, size, mtime = [], 0, 0
         for file in files:
             status = file.stat()
             size, mtime = size + status.st_size, max(mtime, status.st_mtime_ns)
-            digests.append((str(file.relative_to(path)), hashlib.sha256(file.read_bytes()).hexdigest()))
-        if path.is_file():
+            digests.append((os.path.relpath(file, path), hashlib.sha256(file.read_bytes()).hexdigest()))
+        if files == [path]:
             return cls(str(path), size, mtime, digests[0][1])
         return cls(str(path), size, mtime, hashlib.sha256(json.dumps(digests).encode()).hexdigest())
 
@@ -76,13 +77,23 @@ def code_files(path: Path) -> Iterator[Path]:
 
 
 def sealed_path(record: PluginRecord) -> str:
-    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
-    return record.root or f"{record.location} {record.folder}"
+    """Return what verdicts on a plugin are kept under: its file or directory, or that of a package and the entry point.
+
+    A package may bring several plugins.
+    """
+    return record.root if record.source == "drop-in" else f"{record.root or record.location}\0{record.folder}"
 
 
-def seal_of_distribution(record: PluginRecord) -> Seal:
-    """Seal a plugin whose files only an import hook of its own can find: by what brings it, and its version."""
-    return Seal(sealed_path(record), 0, 0, record.version)
+def seal_of(record: PluginRecord) -> Seal:
+    """Seal a plugin: a drop-in with its helpers; what only an import hook can find by what brings it, and its version.
+
+    :raises OSError: when a file cannot be read.
+    """
+    if not record.root:
+        return Seal(sealed_path(record), 0, 0, record.version)
+    root = Path(record.root)
+    beside = dropins.helpers(root) if record.source == "drop-in" else ()
+    return replace(Seal.of(root, beside), path=sealed_path(record))
 
 
 @dataclass(frozen=True, slots=True)
