@@ -17,7 +17,7 @@ from typing import Any, Final
 from apt.console.errors import AptError
 from apt.plugins import index
 from apt.plugins.declare import DROPINS
-from apt.plugins.distributions import address, canonical, origin
+from apt.plugins.distributions import address, canonical, name_of, origin
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
@@ -160,7 +160,7 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         name = canonical(said["distribution"])
         if name in seen:  # Python imports the one that comes first on the search path
             continue
-        if said["version"]:  # its metadata was read
+        if said["distribution"] and said["version"]:  # its metadata was read
             seen.add(name)
         for point in points:
             yield _from_distribution(dist, said, point, watch, index.search_path())
@@ -197,7 +197,9 @@ def _from_distribution(
 ) -> Found:
     facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
-    found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
+    name = facts.pop("distribution")
+    location = f"distribution {name}" if name else str(getattr(dist, "_path", "metadata that cannot be read"))
+    found = Found("entry point", point.name, target, None, location, facts)
     file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
@@ -213,19 +215,22 @@ def _project(dist: importlib.metadata.Distribution) -> list[str]:
 
 
 def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
-    """Return what a distribution says of itself; little where its metadata is damaged."""
+    """Return what a distribution says of itself; little where its metadata is damaged.
+
+    ``distribution`` is ``""`` where pip would know it by another name, or by none.
+    """
     try:
         metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
         author = metadata.get("Author") or metadata.get("Author-email") or ""
         said = {
-            "distribution": dist.name,
+            "distribution": name_of(dist),
             "version": dist.version,
             "author": author,
             "description": metadata["Summary"],
         }
         return {field: str(text or "") for field, text in said.items()}
     except Exception:  # as above
-        return {"distribution": "unknown", "version": "", "author": "", "description": ""}
+        return {"distribution": "", "version": "", "author": "", "description": ""}
 
 
 def source_of(module: str, search_path: Sequence[str]) -> Path | None:

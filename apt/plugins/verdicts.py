@@ -10,6 +10,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -166,5 +167,9 @@ def _sweep(directory: Path) -> None:
 
 
 def forget(path: str) -> None:
-    """Remove the verdict on a path: the plugin is tried again at its next use."""
-    _file(path).unlink(missing_ok=True)
+    """Remove the verdict on a path, so that the plugin is tried again at its next use, where the cache can be written.
+
+    One that stays holds no longer than the files that it is about.
+    """
+    with suppress(OSError):
+        _file(path).unlink(missing_ok=True)
