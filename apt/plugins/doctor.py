@@ -240,7 +240,7 @@ def _of_cache() -> Iterator[Finding]:
         return
     for file in files:
         path = _tried(file)
-        if path.startswith("/") and not Path(path).exists():
+        if path is not None and path.startswith("/") and not os.path.exists(path):  # noqa: PTH110 - raises nothing
             stale.append(str(file))
     if stale:
         evidence = f"{len(stale)} verdicts on files that are gone"
@@ -258,9 +258,11 @@ def _tried(file: Path) -> str:
 
 def _writable(directory: Path) -> bool:
     """Whether a directory, or the first above it that exists, can be written."""
-    while not directory.exists() and directory != directory.parent:
+    while not os.path.lexists(directory) and directory != directory.parent:
+        if not os.access(directory.parent, os.X_OK) and os.path.lexists(directory.parent):
+            return False  # what cannot be entered does not tell whether it holds anything
         directory = directory.parent
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)  # noqa: PTH112 - see above
 
 
 def _of_environment() -> Iterator[Finding]:

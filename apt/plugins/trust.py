@@ -17,7 +17,7 @@ def admit(record: PluginRecord) -> None:
     """
     seal = _seal(record)
     verdict = verdicts.find(seal.path)
-    if verdict is None or verdict.seal != seal:
+    if verdict is None or not verdict.holds(seal, record.target):
         # A file that was only touched is tried again, too, but there is nothing to tell of it.
         if verdict is not None and record.source == "drop-in" and verdict.seal.sha256 != seal.sha256:
             output.note(
@@ -49,7 +49,7 @@ def _seal(record: PluginRecord) -> Seal:
 
 
 def _attempt(record: PluginRecord, seal: Seal, seconds: float) -> Verdict:
-    verdict = trial.attempt(record.target, seal, seconds=seconds)
+    verdict = dataclasses.replace(trial.attempt(record.target, seal, seconds=seconds), target=record.target)
     named = verdict.declared.get("name", record.name)
     if named != record.name:
         reason = f"it calls itself {named!r} when it is imported; its name must be a literal in its source or manifest"
