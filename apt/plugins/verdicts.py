@@ -72,7 +72,7 @@ class Seal:
 
 
 def _looks(status: os.stat_result) -> str:
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:
