@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,18 +35,21 @@ def atomic_directory(target: Path, *, overwrite: bool = False, sources: Iterable
     """Yield an empty hidden directory that becomes ``target`` when the block ends without an exception.
 
     :param sources: what the result is made of; a target that holds one of them is not replaced.
-    :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false; nothing is written then.
+    :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false, or is a device, a pipe or a socket;
+        nothing is written then.
     :raises CannotWriteError: when the place cannot be written or the disk is full; nothing is left then.
     """
     if overwrite:
         _refuse_to_lose(target, sources)
     target = _prepare(target, overwrite)
+    _refuse_to_replace(target, directory=True)
     aside = _aside_name(target)
     with _told_as_cannot_write(target):
         aside.mkdir()
         try:
             yield aside
             _fsync_tree(aside)
+            _refuse_to_replace(target, directory=True)
             _publish(aside, target, overwrite)
         finally:
             # After an exchange the hidden name holds the old target; after a failure, the unfinished new one.
@@ -56,10 +60,12 @@ def atomic_directory(target: Path, *, overwrite: bool = False, sources: Iterable
 def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``target`` when the block ends without an exception.
 
-    :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false; nothing is written then.
+    :raises TargetExistsError: when ``target`` exists and ``overwrite`` is false, or is a directory, a device, a pipe or
+        a socket; nothing is written then.
     :raises CannotWriteError: when the place cannot be written or the disk is full; nothing is left then.
     """
     target = _prepare(target, overwrite)
+    _refuse_to_replace(target, directory=False)
     aside = _aside_name(target)
     with _told_as_cannot_write(target):
         try:
@@ -68,6 +74,7 @@ def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
                 stream.flush()
                 os.fsync(stream.fileno())
             if overwrite:
+                _refuse_to_replace(target, directory=False)
                 aside.replace(target)
             else:
                 _rename_new(aside, target)
@@ -120,6 +127,23 @@ def _refuse_to_lose(target: Path, sources: Iterable[Path]) -> None:
             raise TargetExistsError(
                 f"{place} holds {what} and is not replaced, --overwrite or not", hint="choose another output"
             )
+
+
+def _refuse_to_replace(target: Path, *, directory: bool) -> None:
+    """Refuse to put a file in the place of what is none, and a directory in that of a device, a pipe or a socket.
+
+    A link is judged by what it leads to: ``/dev/stdout`` is a device, whatever stands between.
+
+    :raises TargetExistsError: naming what is there.
+    """
+    try:
+        mode = target.stat().st_mode
+    except (OSError, ValueError):  # nothing, or a link that leads nowhere
+        return
+    if stat.S_ISREG(mode) or (directory and stat.S_ISDIR(mode)):
+        return
+    what = "a directory" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+    raise TargetExistsError(f"{target} is {what} and is not replaced, --overwrite or not", hint="choose another output")
 
 
 def _prepare(target: Path, overwrite: bool) -> Path:

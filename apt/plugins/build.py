@@ -9,22 +9,24 @@ from typing import Any, Final
 
 from apt import language
 from apt.console import output
-from apt.console.errors import AptError, BadInputError, CannotWriteError
-from apt.plugins import completion_tree, dependencies, helptext, index, ownership, verdicts
+from apt.console.errors import AptError, BadInputError, CannotWriteError, first_line
+from apt.plugins import completion_tree, dependencies, dropins, helptext, index, verdicts
 from apt.plugins.base import API
 from apt.plugins.completion_words import shown
 from apt.plugins.core import CORE_COMMANDS
 from apt.plugins.discovery import Found, Watch, find, wait_a_tick
 from apt.plugins.manifest import NAME, TARGET
 from apt.plugins.records import CommandRecord, ComponentRecord, IndexData, PluginList, PluginRecord
+from apt.plugins.regular import read_regular
 from apt.registry import CORE_COMPONENTS, KINDS, Component, did_you_mean
 
 #: Sources whose change makes the index stale, beside the plugins themselves.
 _OWN_SOURCES: Final = (
-    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "helptext", "hooks",
+    "base", "build", "completion_tree", "core", "declare", "dependencies", "discovery", "dropins", "helptext", "hooks",
     "hookspecs", "manifest", "ownership", "records", "source", "trial", "verdicts",
 )  # fmt: skip
 _CORE: Final = "apt_model itself"
+_LARGEST_STATE: Final = 1 << 20
 #: So often the index is built anew when what it is built from changes meanwhile.
 _ROUNDS: Final = 3
 
@@ -45,7 +47,7 @@ def build() -> IndexData:
 def _look(watch: Watch) -> IndexData:
     here = Path(__file__).parent
     own = [str(here / f"{name}.py") for name in _OWN_SOURCES]
-    for path in (index.state_path(), verdicts.directory(), *own):
+    for path in (index.state_path(), f"{index.home()}/.", verdicts.directory(), *own):
         watch.add(path)
     if language() != "en":
         from apt.console import catalogue
@@ -69,10 +71,10 @@ def sections(data: IndexData) -> dict[str, str]:
 def disabled_plugins() -> list[str]:
     """Return the canonical names of the plugins that the user has disabled."""
     try:
-        names = json.loads(Path(index.state_path()).read_text(encoding="utf-8"))["disabled"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = json.loads(read_regular(Path(index.state_path()), _LARGEST_STATE))["disabled"]
+    except (AptError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+    return [n for n in names if isinstance(n, str) and n.isprintable()] if isinstance(names, list) else []
 
 
 def set_disabled(names: list[str]) -> None:
@@ -139,6 +141,8 @@ class _Builder:
             missing = dependencies.missing(record.required_dependencies)
         except AptError as error:
             fault = str(error)
+        except Exception as error:  # whatever a hostile file can raise, it costs nobody but this plugin
+            fault = shown(f"{type(error).__name__}: {first_line(error)}")
         if record.name in self._disabled:
             return _not_ready(record, "disabled", "disabled by the user"), facts
         if fault:
@@ -154,10 +158,10 @@ class _Builder:
         :returns: what it declares, its record, and why its trial failed.
         :raises BadInputError: when others could have written it.
         """
-        if found.source == "drop-in" and found.root and (reason := ownership.fault(found.root)):
+        if found.source == "drop-in" and found.root and (reason := dropins.fault(found.root)):
             raise BadInputError(reason)
         try:
-            seal = verdicts.Seal.of(found.root) if found.root else verdicts.seal_of_distribution(record)
+            seal = verdicts.seal_of(record)
         except OSError as error:
             raise BadInputError(f"{error.filename} cannot be read: {error.strerror}") from None
         sha256 = seal.sha256 if found.root else ""
@@ -165,7 +169,7 @@ class _Builder:
         verdict = verdicts.find(seal.path)
         if verdict is not None and not verdict.reason:
             self._used.add(record.root)
-        if verdict is None or verdict.seal != seal:
+        if verdict is None or not verdict.holds(seal, record.target):
             return facts, record, ""
         if not verdict.reason:
             # What the class leaves open is as the distribution says; the options of commands only a manifest tells.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from apt.console.errors import AptError, BadInputError, NotFoundError
-from apt.plugins import build, distributions, packages, wheels
+from apt.plugins import build, distributions, intrusion, packages, wheels
 from apt.plugins.dependencies import HELD
 from apt.plugins.discovery import GROUP, Found
 from apt.plugins.distributions import OWN, canonical
@@ -26,14 +27,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that was looked at; ``asked`` is what pip is given to install it.
+    """A package that was looked at; ``asked`` is what pip is given to install it: the very wheel that was looked at.
 
+    :param came_from: what pip would note as its origin (PEP 610), had it fetched or built the wheel itself; empty for
+        one of an index, ``None`` where the wheel is the user's and pip notes it.
     :param replaces: whether other files of the same version are installed, which pip would leave as they are.
     """
 
     name: str
     version: str
     asked: str
+    came_from: dict[str, Any] | None
     replaces: bool
     candidates: list[Candidate]
 
@@ -61,16 +65,33 @@ def look(requirement: str, directory: Path, data: IndexData, others: Sequence[Ca
         )
     if canonical(wheel.name) in (OWN, *HELD):
         raise BadInputError(f"{requirement} is {wheel.name}, which no plugin may replace")
+    if reason := intrusion.fault(wheel):
+        raise BadInputError(f"{requirement} is not installed: {reason}")
     found: list[Candidate] = []
     for plugin in wheel.plugins:
         record = _judged(plugin, wheel.name, data, [*others, *found])
         found.append(Candidate(record, wheel.name))
-    # What was looked at is what is installed. What an index has is asked of it again, in that version: pip would note
-    # a file as where it came from.
     local = path is not None or "://" in requirement
     dist = distributions.find(wheel.name)
     replaces = local and dist is not None and dist.version == wheel.version and not wheels.is_installed(file, dist)
-    return Package(wheel.name, wheel.version, str(file) if local else requirement, replaces, found)
+    came_from = None if ready else _origin(requirement, path)
+    return Package(wheel.name, wheel.version, _asked(requirement, wheel.name, file), came_from, replaces, found)
+
+
+def _asked(requirement: str, name: str, file: Path) -> str:
+    """Return what gives pip a wheel, with the extras that the requirement asks for."""
+    extras = re.match(r"\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]]*\])", requirement)
+    return f"{name}{extras[1]} @ {file.absolute().as_uri()}" if extras else str(file)
+
+
+def _origin(requirement: str, path: Path | None) -> dict[str, Any]:
+    """Return what PEP 610 notes of a wheel that was built of a path or fetched from an address; nothing of an index."""
+    if path is not None:
+        return {"url": path.as_uri(), **({"dir_info": {}} if path.is_dir() else {"archive_info": {}})}
+    if "://" not in requirement:
+        return {}
+    address = re.sub(r"^\s*[\w.-]+\s*(\[[^\]]*\])?\s*@\s*", "", requirement).partition(" ;")[0].strip()
+    return {"url": address, "archive_info": {}}
 
 
 def named(requirement: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from apt.console.errors import AptError, BadInputError, NetworkError, UsageError, explain, first_line
+from apt.plugins.completion_words import shown
 from apt.plugins.dependencies import HELD
 from apt.plugins.manifest import NAME
 from apt.registry import did_you_mean
@@ -87,7 +88,28 @@ def _bounded(data: bytes, place: str) -> bytes:
 
 
 def _fetch(address: str) -> bytes:
-    """Fetch an address; redirections lead to http and https only."""
+    """Fetch an address within :data:`_SECONDS`, whatever its server does.
+
+    A thread of its own asks: looking up a name, redirections and headers that drip are bounded by nothing else.
+    """
+    import threading
+
+    came: list[bytes | AptError] = []
+    asking = threading.Thread(target=lambda: came.append(_answer(address)), daemon=True, name="curated index")
+    asking.start()
+    asking.join(_SECONDS)
+    answer = came[0] if came else _unfetched(address, f"not received within {_SECONDS:g} s")
+    if isinstance(answer, AptError):
+        raise answer
+    return _bounded(answer, address)
+
+
+def _unfetched(address: str, reason: str) -> NetworkError:
+    return NetworkError(f"the index {shown(address)} could not be fetched: {shown(reason)}")
+
+
+def _answer(address: str) -> bytes | AptError:
+    """Return what an address holds or why it cannot be had; redirections lead to http and https only."""
     import http.client
     import urllib.error
     import urllib.request as web
@@ -107,13 +129,15 @@ def _fetch(address: str) -> bytes:
             while len(data) <= _LARGEST and (block := answer.read1(1 << 16)):
                 data += block
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"not received within {_SECONDS:g} s")
+                    return _unfetched(address, f"not received within {_SECONDS:g} s")
+            if not block and answer.length:
+                return _unfetched(address, f"{answer.length} bytes of it are missing")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = first_line(error)
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        raise NetworkError(f"the index {address} could not be fetched: {reason}") from None
-    return _bounded(bytes(data), address)
+        return _unfetched(address, reason)
+    return bytes(data)
 
 
 def parse(data: bytes, place: str) -> tuple[Offer, ...]:

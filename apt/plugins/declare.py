@@ -5,20 +5,15 @@ their source says (:mod:`apt.plugins.source`), and a test holds that it is the s
 """
 
 import importlib
-import sys
-import types
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from apt.console.errors import BadInputError, UnsupportedError
-from apt.plugins import index
+from apt.plugins import dropins
 from apt.plugins.base import API, Plugin
 from apt.plugins.completion_words import harmless
 from apt.plugins.manifest import NAME, TARGET
 from apt.registry import KINDS, did_you_mean
-
-#: The package through which drop-in files are imported: its path is the user's plugin directory.
-DROPINS: Final = "apt_dropins"
 
 
 class Declarations:
@@ -72,17 +67,6 @@ def _one_line(text: object) -> str:
     return lines[0].strip() if lines else ""
 
 
-def open_dropins() -> None:
-    """Make the user's plugin directory importable as the package :data:`DROPINS`."""
-    package = sys.modules.get(DROPINS)
-    if package is None or list(package.__path__) != [index.plugin_directory()]:
-        for name in [n for n in sys.modules if n == DROPINS or n.startswith(f"{DROPINS}.")]:
-            del sys.modules[name]
-        package = types.ModuleType(DROPINS, "The user's drop-in plugins.")
-        package.__path__ = [index.plugin_directory()]
-        sys.modules[DROPINS] = package
-
-
 def load_class(target: str) -> type[Plugin]:
     """Import a plugin's class.
 
@@ -90,8 +74,8 @@ def load_class(target: str) -> type[Plugin]:
     :raises BadInputError: when there is none.
     """
     module_name, _, attribute = target.partition(":")
-    if module_name.startswith(f"{DROPINS}."):
-        open_dropins()
+    if module_name.startswith(f"{dropins.DROPINS}."):
+        dropins.let_in(module_name)
     module = importlib.import_module(module_name)
     if attribute:
         found = getattr(module, attribute, None)

@@ -16,13 +16,14 @@ from typing import Any, Final
 
 from apt.console.errors import AptError
 from apt.plugins import index
-from apt.plugins.declare import DROPINS
-from apt.plugins.distributions import address, canonical, origin
+from apt.plugins.distributions import address, canonical, name_of, origin
+from apt.plugins.dropins import DROPINS
 from apt.plugins.manifest import FILE, TARGET, read_manifest
 from apt.plugins.source import read_source
 from apt.plugins.verdicts import code_files
 
 GROUP: Final = "apt_model.plugins"
+_METADATA: Final = ("entry_points.txt", "METADATA")
 _BUILTIN_SOURCES: Final = {"builtin": "built-in", "optional": "built-in, optional"}
 #: Paths beyond which only the files of a package that declare are watched, since every start looks at each (3 µs): not
 #: its other code, which is sealed all the same, so that no change of it runs untried, nor the summary of a distribution
@@ -123,14 +124,34 @@ def _dropins(watch: Watch) -> Iterator[Found]:
     except OSError:
         return
     for entry in entries:
-        folder = entry.is_dir()
-        file = entry / "__init__.py" if folder else entry
-        stem = entry.name if folder else entry.stem
-        if entry.name.startswith(("_", ".")) or not re.fullmatch(r"[\w-]+", stem) or file.suffix != ".py":
+        if entry.name.startswith("_"):  # a helper, which the seal of every drop-in covers
+            watch.add(entry, optional=True)
+        stem = entry.name.removesuffix(".py")
+        if entry.name.startswith(("_", ".")) or not re.fullmatch(r"[\w-]+", stem):
             continue
-        _watch_code(watch, entry, file)
-        if file.is_file():
-            yield _described(Found("drop-in", stem, f"{DROPINS}.{stem}:", entry, str(file)), file)
+        try:
+            found = _dropin(entry, stem, watch)
+        except OSError as error:  # a directory that may not be entered, a name that is too long
+            told = f"{entry.name} cannot be looked at: {error.strerror}"
+            facts = {"name": stem.replace("_", "-")}
+            found = Found("drop-in", stem, f"{DROPINS}.{stem}:", None, str(entry), facts, told)
+        if found is not None:
+            yield found
+
+
+def _dropin(entry: Path, stem: str, watch: Watch) -> Found | None:
+    """Return the plugin in an entry of the plugin directory; ``None`` where there is none."""
+    folder = entry.is_dir()
+    file = entry / "__init__.py" if folder else entry
+    if file.suffix != ".py" or (folder and entry.name != stem):
+        return None
+    _watch_code(watch, entry, file)
+    if not file.is_file():
+        return None
+    found = _described(Found("drop-in", stem, f"{DROPINS}.{stem}:", entry, str(file)), file)
+    if not folder and (entry.parent / stem / "__init__.py").is_file():
+        found.fault = f"{entry.name} is never imported: the directory {stem} is a module of the same name"
+    return found
 
 
 def _watch_code(watch: Watch, root: Path, module: Path) -> None:
@@ -138,8 +159,9 @@ def _watch_code(watch: Watch, root: Path, module: Path) -> None:
     watch.add(module)
     if not root.is_dir():
         return
-    manifest = root / FILE
-    watch.add(manifest if manifest.exists() else root)  # a directory changes when a manifest is put into it
+    for directory in dict.fromkeys((module.parent, root)):
+        manifest = directory / FILE
+        watch.add(manifest if manifest.exists() else directory)  # which changes when a manifest is put into it
     watch.add(root, optional=True)
     try:
         for file in itertools.islice(code_files(root), _WATCHED_PATHS):
@@ -160,7 +182,7 @@ def _entry_points(watch: Watch) -> Iterator[Found]:
         name = canonical(said["distribution"])
         if name in seen:  # Python imports the one that comes first on the search path
             continue
-        if said["version"]:  # its metadata was read
+        if said["distribution"] and said["version"]:  # its metadata was read
             seen.add(name)
         for point in points:
             yield _from_distribution(dist, said, point, watch, index.search_path())
@@ -174,11 +196,13 @@ def of_distribution(dist: importlib.metadata.Distribution, search_path: Sequence
 
 def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importlib.metadata.EntryPoint]:
     """Return a distribution's plugins; none where its metadata is damaged."""
+    directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
     try:
+        if directory is not None and not all(map(_readable, (Path(directory, n) for n in _METADATA))):
+            return []
         text = dist.read_text("entry_points.txt") or ""
         if GROUP not in text:
             return []
-        directory = getattr(dist, "_path", None)  # public API names no path; without it a change in place is unseen
         if directory is not None:
             watch.add(Path(directory) / "entry_points.txt")
             watch.add(Path(directory) / "METADATA", optional=True)
@@ -186,6 +210,11 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
         return [p for p in points if TARGET.fullmatch(p.value) or re.fullmatch(r"[\w.]+", p.value)]
     except Exception:  # the library raises whatever its parsers do; one damaged package hides no other
         return []
+
+
+def _readable(file: Path) -> bool:
+    """Whether a file is a regular one, or not there: reading a pipe would wait for ever."""
+    return file.is_file() or not file.exists()
 
 
 def _from_distribution(
@@ -197,13 +226,27 @@ def _from_distribution(
 ) -> Found:
     facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
-    found = Found("entry point", point.name, target, None, f"distribution {facts.pop('distribution')}", facts)
+    name = facts.pop("distribution")
+    location = f"distribution {name}" if name else str(getattr(dist, "_path", "metadata that cannot be read"))
+    found = Found("entry point", point.name, target, None, location, facts)
     file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
-    found.root = file.parent if file.name == "__init__.py" else file
+    found.root = _root_of(file, point.module)
     _watch_code(watch, found.root, file)
     return _described(found, file)
+
+
+def _root_of(file: Path, module: str) -> Path:
+    """Return what holds a module's code: its outermost package, of which Python runs every ``__init__.py`` above it.
+
+    Of a module in a namespace, which others fill too, it is the directory; of one in no package the file itself.
+    """
+    names = module.split(".")
+    inner = file.parent if file.name == "__init__.py" else file
+    packages = [inner, *inner.parents][: len(names)]  # the module itself comes first
+    outermost = next((p for p in reversed(packages) if (p / "__init__.py").is_file()), None)
+    return outermost or (file.parent if len(names) > 1 else file)
 
 
 def _project(dist: importlib.metadata.Distribution) -> list[str]:
@@ -213,19 +256,22 @@ def _project(dist: importlib.metadata.Distribution) -> list[str]:
 
 
 def _metadata(dist: importlib.metadata.Distribution) -> dict[str, str]:
-    """Return what a distribution says of itself; little where its metadata is damaged."""
+    """Return what a distribution says of itself; little where its metadata is damaged.
+
+    ``distribution`` is ``""`` where pip would know it by another name, or by none.
+    """
     try:
         metadata: Any = dist.metadata  # an email.message.Message; its typed protocol lacks get()
         author = metadata.get("Author") or metadata.get("Author-email") or ""
         said = {
-            "distribution": dist.name,
+            "distribution": name_of(dist),
             "version": dist.version,
             "author": author,
             "description": metadata["Summary"],
         }
         return {field: str(text or "") for field, text in said.items()}
     except Exception:  # as above
-        return {"distribution": "unknown", "version": "", "author": "", "description": ""}
+        return {"distribution": "", "version": "", "author": "", "description": ""}
 
 
 def source_of(module: str, search_path: Sequence[str]) -> Path | None:
@@ -233,10 +279,17 @@ def source_of(module: str, search_path: Sequence[str]) -> Path | None:
     relative = Path(*module.split("."))
     for entry in search_path:
         for candidate in (Path(entry, relative, "__init__.py"), Path(entry, relative).with_suffix(".py")):
-            with suppress(PermissionError):  # a place that cannot be entered holds nothing for Python either
+            with suppress(OSError):  # a place that cannot be entered holds nothing for Python either
                 if candidate.is_file():
                     return candidate
     return None
+
+
+def manifest_of(root: Path | None, module: Path) -> Path | None:
+    """Return the manifest beside a plugin's module, else that of its package; ``None`` without one."""
+    if root is None or not root.is_dir():
+        return None
+    return next((d / FILE for d in (module.parent, root) if (d / FILE).exists()), None)
 
 
 def _described(found: Found, file: Path) -> Found:
@@ -245,8 +298,8 @@ def _described(found: Found, file: Path) -> Found:
     found.facts = {"name": found.folder.replace("_", "-"), **found.facts}
     try:
         found.facts |= read_source(file, module, wanted)
-        if file.name == "__init__.py" and found.foreign:
-            found.facts |= read_manifest(file.parent / FILE, found.folder)
+        if found.foreign and (manifest := manifest_of(found.root, file)):
+            found.facts |= read_manifest(manifest, found.folder)
     except (AptError, OSError, ValueError) as error:  # ValueError: of a number with too many digits to be shown
         found.fault = str(error)
     return found

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import Distribution
 from pathlib import Path, PurePosixPath
@@ -37,9 +38,26 @@ def find(name: str) -> Distribution | None:
     """Return the installed distribution of that name; the first on the search path counts."""
     wanted = canonical(name)
     for dist in importlib.metadata.distributions(name=name, path=index.search_path()):
-        if canonical(dist.name or "") == wanted:
+        if canonical(name_of(dist)) == wanted:
             return dist
     return None
+
+
+def name_of(dist: Distribution) -> str:
+    """Return the name of a distribution on which its metadata and the name of its directory agree, else ``""``.
+
+    pip finds a distribution by the name of its directory: one that calls itself otherwise would have it uninstall or
+    install another one.
+    """
+    try:
+        name = str(dist.metadata["Name"] or "")
+    except Exception:  # the library raises whatever its parsers do
+        return ""
+    path = getattr(dist, "_path", None)  # the public API names no path
+    noted = Path(str(path)) if path is not None else Path()
+    if noted.suffix in (".dist-info", ".egg-info") and canonical(noted.stem.partition("-")[0]) != canonical(name):
+        return ""
+    return name
 
 
 def info_directory(dist: Distribution) -> Path | None:
@@ -72,6 +90,27 @@ def address(dist: Distribution) -> str:
     except (ValueError, AttributeError, RecursionError):
         return ""
     return unquote(urlsplit(url).path) if url.startswith("file:") else url
+
+
+def note_origin(dist: Distribution, came_from: dict[str, Any]) -> None:
+    """Note where a distribution came from (PEP 610), in place of what its installer noted; nothing for an index.
+
+    RECORD, which lists the note, is kept in step. What cannot be written stays as it is.
+    """
+    information, name = info_directory(dist), "direct_url.json"
+    if information is None or not (information / name).is_file():
+        return
+    note = json.dumps(came_from).encode()
+    own = f"{information.name}/{name}"
+    row = [f"{own},sha256={encoded(hashlib.sha256(note))},{len(note)}"] if came_from else []
+    lines = (dist.read_text("RECORD") or "").splitlines()
+    others = [line for line in lines if not line.startswith(f"{own},")]
+    with suppress(OSError):
+        index.replace_file(str(information / "RECORD"), "".join(f"{x}\n" for x in (*others, *row)).encode())
+        if came_from:
+            index.replace_file(str(information / name), note)
+        else:
+            (information / name).unlink()
 
 
 def needs(dist: Distribution, extras: Iterable[str] = ()) -> Iterator["Requirement"]:

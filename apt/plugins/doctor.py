@@ -14,10 +14,9 @@ from apt.console.errors import AptError, NotFoundError
 from apt.console.table import Table
 from apt.plugins import build, distributions, host, index, manifest, ownership, packages, source, verdicts
 from apt.plugins.dependencies import HELD, held_versions, installed_version
-from apt.plugins.discovery import GROUP, Found, Watch, find, source_of
+from apt.plugins.discovery import GROUP, Found, Watch, find, manifest_of, source_of
 from apt.plugins.records import PluginRecord
 from apt.plugins.uninstalling import restoring
-from apt.plugins.verdicts import Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def _of_verdict(record: PluginRecord) -> Iterator[Finding]:
     if verdict is None or not record.root:
         return
     try:
-        now = Seal.of(Path(record.root))
+        now = verdicts.seal_of(record)
     except OSError as problem:
         evidence = f"{problem.filename}: {problem.strerror}"
         yield error("unreadable", record.name, evidence, "permissions", f"chmod -R u+rX {shlex.quote(record.root)}")
@@ -128,10 +127,12 @@ def _of_manifest(record: PluginRecord, found: Found) -> Iterator[Finding]:
     """Compare what ``plugin.toml`` says with what the source says, where both say something."""
     module, _, wanted = found.target.partition(":")
     file = source_of(module, index.search_path()) if record.distribution else Path(record.root, "__init__.py")
-    if file is None or file.name != "__init__.py" or not (file.parent / manifest.FILE).is_file():
+    if file is None:
         return
     try:
-        says = manifest.read_manifest(file.parent / manifest.FILE, found.folder)
+        if (held := manifest_of(found.root, file)) is None:
+            return
+        says = manifest.read_manifest(held, found.folder)
         is_ = source.read_source(file, module, wanted)
     except (AptError, OSError, ValueError):
         return  # its status tells
@@ -239,27 +240,29 @@ def _of_cache() -> Iterator[Finding]:
         return
     for file in files:
         path = _tried(file)
-        if path is not None and path.startswith("/") and not Path(path).exists():
+        if path is not None and path.startswith("/") and not os.path.exists(path):  # noqa: PTH110 - raises nothing
             stale.append(str(file))
     if stale:
         evidence = f"{len(stale)} verdicts on files that are gone"
         yield note("stale-verdicts", verdicts.directory(), evidence, "plugins were removed", f"rm {shlex.join(stale)}")
 
 
-def _tried(file: Path) -> str | None:
-    """Return the path that a verdict's file is about."""
+def _tried(file: Path) -> str:
+    """Return the path that a verdict's file is about; ``""`` when it cannot be read."""
     try:
         path = json.loads(file.read_bytes().partition(b"\n")[2])["seal"]["path"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return path if isinstance(path, str) else None
+        return ""
+    return path.partition("\0")[0] if isinstance(path, str) else ""
 
 
 def _writable(directory: Path) -> bool:
     """Whether a directory, or the first above it that exists, can be written."""
-    while not directory.exists() and directory != directory.parent:
+    while not os.path.lexists(directory) and directory != directory.parent:
+        if not os.access(directory.parent, os.X_OK) and os.path.lexists(directory.parent):
+            return False  # what cannot be entered does not tell whether it holds anything
         directory = directory.parent
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)  # noqa: PTH112 - see above
 
 
 def _of_environment() -> Iterator[Finding]:

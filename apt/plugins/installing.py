@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from apt.console.errors import AptError, BadInputError, NotFoundError
 from apt.console.table import Table
-from apt.plugins import candidates, curated, dependencies, host, packages, trying
+from apt.plugins import candidates, curated, dependencies, distributions, host, packages, trying
 from apt.plugins.candidates import Candidate
 from apt.plugins.core import PLANNED
 from apt.plugins.records import IndexData, PluginRecord
@@ -78,7 +79,8 @@ def install(names: Sequence[str], *, optional: bool = False, dry_run: bool = Fal
     :param index: path or address of a curated index; see :func:`apt.plugins.curated.offers`.
     :raises NotFoundError: for a name that is surely a plugin's, but of none that could be had.
     :raises BadInputError: for a package that brings no plugin, or one that could not be used.
-    :raises AptError: with pip's reason, when it does not succeed; in all these cases nothing is installed.
+    :raises AptError: with pip's reason, when it does not succeed. In all these cases nothing is installed, but where
+        other files of an installed version are put in place: that comes last, and the error tells what was before.
     """
     with TemporaryDirectory() as directory:
         plan = _Plan(host.load(), curated.offers(index), Path(directory), optional)
@@ -89,10 +91,38 @@ def install(names: Sequence[str], *, optional: bool = False, dry_run: bool = Fal
         if not plan.requirements:
             return InstallResult(*found, (), held, () if dry_run else _trials(plan), dry_run)
         installed = packages.install(plan.asked, pins=plan.pins, dry_run=dry_run)
+        if not dry_run:
+            _note(plan)
         if plan.replacing:
-            installed += packages.install(plan.replacing, pins=plan.pins, replace=True, dry_run=dry_run)
+            installed += _replace(plan, installed, dry_run=dry_run)
     host.refresh()
     return InstallResult(*found, installed, held, () if dry_run else _trials(plan), dry_run)
+
+
+def _replace(plan: "_Plan", installed: tuple[str, ...], *, dry_run: bool) -> tuple[str, ...]:
+    """Put other files of installed versions in place.
+
+    :raises AptError: with pip's reason, and with what is installed by then.
+    """
+    try:
+        replaced = packages.install(plan.replacing, pins=plan.pins, replace=True, dry_run=dry_run)
+    except AptError as error:
+        host.refresh()
+        if installed and not dry_run:
+            message = f"{error.message}; installed before that: {', '.join(installed)}"
+            raise type(error)(message, hint=error.hint) from None
+        raise
+    if not dry_run:
+        _note(plan)
+    return replaced
+
+
+def _note(plan: "_Plan") -> None:
+    """Note where packages came from: pip has noted wheels that lie in a directory of ours, which goes."""
+    for name, came_from in plan.came_from.items():
+        dist = distributions.find(name)
+        if dist is not None and Path(distributions.address(dist)).is_relative_to(plan.directory):
+            distributions.note_origin(dist, came_from)
 
 
 def _coming(candidate: Candidate) -> Coming:
@@ -121,6 +151,7 @@ class _Plan:
     :param requirements: as the user or a plugin wrote them; ``asked``: as pip is given them.
     :param pins: the versions that were looked at, ``name==version``.
     :param replacing: files whose version is installed with another content.
+    :param came_from: what is noted as the origin of packages whose wheels lie in ``directory``.
     """
 
     data: IndexData
@@ -132,6 +163,7 @@ class _Plan:
     asked: list[str] = field(default_factory=list)
     pins: list[str] = field(default_factory=list)
     replacing: list[str] = field(default_factory=list)
+    came_from: dict[str, dict[str, Any]] = field(default_factory=dict)
     coming: list[Candidate] = field(default_factory=list)
 
     def resolve(self, names: Sequence[str]) -> None:
@@ -190,6 +222,8 @@ class _Plan:
                 self._ask(wanted, wanted)
         self._ask(requirement, package.asked)
         self.pins.append(f"{package.name}=={package.version}")
+        if package.came_from is not None:
+            self.came_from[package.name] = package.came_from
         self.replacing += [package.asked] if package.replaces else []
         self.coming += package.candidates
         return package.candidates

@@ -34,8 +34,12 @@ MOST_FILES: Final = 500
 _PACKAGE_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION: Final = re.compile(r"[A-Za-z0-9.+!]{1,100}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_WHEEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl")
-_DROPIN: Final = re.compile(r"[\w-]+(\.py)?")
+_WHEEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]{,250}\.whl")
+DROPIN: Final = re.compile(r"[\w-]+(\.py)?")
+#: Longest name of a file, and of a drop-in, beside which another is written under a longer name.
+_LONGEST_NAME_BYTES: Final = 255
+_LONGEST_DROPIN_BYTES: Final = 150
+_LONGEST_SPECIFIER: Final = 200
 #: Of a plugin, also of one whose name is broken or another's.
 _LISTED_NAME: Final = re.compile(r"[\w.@+-]{1,200}")
 
@@ -126,6 +130,11 @@ def _file(file: LockedFile) -> dict[str, Any]:
     return {"path": file.path, "sha256": file.sha256, **content}
 
 
+def is_code(name: str) -> bool:
+    """Whether a file or directory of that name may be part of a drop-in: bytecode says nothing to who reviews it."""
+    return name.casefold() != "__pycache__" and not name.casefold().endswith((".pyc", ".pyo"))
+
+
 def wheels_directory(file: Path) -> Path:
     """Return the directory of the wheels that a lock file names."""
     return file.with_name(f"{file.name}.wheels")
@@ -137,9 +146,9 @@ def read(file: Path) -> Lock:
     :raises NotFoundError: when there is none.
     :raises BadInputError: when it is not one; the field is named.
     """
-    if file.is_dir():
-        raise BadInputError(f"{file} is a directory and no lock file")
     try:
+        if file.exists() and not file.is_file():  # reading a pipe would wait for whoever writes into it
+            raise BadInputError(f"{file} is not a file and no lock file")
         with file.open("rb") as stream:
             data = stream.read(LARGEST + 1)
     except OSError as error:
@@ -171,8 +180,10 @@ def parse(data: bytes) -> Lock:
     _once([canonical(p.name) for p in packages], "packages")
     _once([d.name.casefold() for d in dropins], "dropins")
     _once([p.wheel for p in packages if p.wheel], "wheels")
-    disabled = _names(fields["disabled"], "disabled")
-    return Lock(_environment(fields["environment"]), packages, dropins, disabled)
+    lock = Lock(_environment(fields["environment"]), packages, dropins, _names(fields["disabled"], "disabled"))
+    if strangers := set(lock.disabled) - set(lock.plugins):
+        raise BadInputError(f"disabled names {min(strangers)!r}, which is no plugin of the lock")
+    return lock
 
 
 def _fields(value: Any, where: str, wanted: tuple[str, ...], *, others: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -197,9 +208,13 @@ def _list(value: Any, where: str) -> list[Any]:
 
 def _text(value: Any, where: str, pattern: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        shown = repr(value)
-        raise BadInputError(f"{where} is {shown if len(shown) < 100 else shown[:100] + '…'}, which it cannot be")
+        raise BadInputError(f"{where} is {_excerpt(value)}, which it cannot be")
     return value
+
+
+def _excerpt(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) < 100 else f"{shown[:100]}…"
 
 
 def _names(value: Any, where: str) -> tuple[str, ...]:
@@ -220,9 +235,9 @@ def _environment(value: Any) -> dict[str, str]:
     fields = _fields(value, "environment", (), others=ENVIRONMENT)
     for name, text in fields.items():
         try:
-            SpecifierSet(text if isinstance(text, str) else "?")
+            SpecifierSet(text if isinstance(text, str) and len(text) <= _LONGEST_SPECIFIER else "?")
         except InvalidSpecifier:
-            raise BadInputError(f"environment.{name} is {text!r}, which is no version specifier") from None
+            raise BadInputError(f"environment.{name} is {_excerpt(text)}, which is no version specifier") from None
     return fields
 
 
@@ -248,12 +263,17 @@ def _package(value: Any, where: str) -> LockedPackage:
 
 def _dropin(value: Any, where: str) -> LockedDropin:
     fields = _fields(value, where, ("name", "plugins", "files"))
-    name = _text(fields["name"], f"{where}.name", _DROPIN)
+    name = _text(fields["name"], f"{where}.name", DROPIN)
+    if len(name.encode()) > _LONGEST_DROPIN_BYTES or not is_code(name):
+        raise BadInputError(f"{where}.name is {_excerpt(name)}, which it cannot be")
     files = _list(fields["files"], f"{where}.files")
     if not files or len(files) > MOST_FILES:
         raise BadInputError(f"{where} holds {len(files)} files; 1 to {MOST_FILES} are taken")
     read = tuple(_read_file(f, name, f"{where}.files[{i}]") for i, f in enumerate(files))
     _once([f.path.casefold() for f in read], where)
+    above = {str(parent) for f in read for parent in PurePosixPath(f.path.casefold()).parents}
+    if both := next((f.path for f in read if f.path.casefold() in above), ""):
+        raise BadInputError(f"{where} holds {both!r} as a file and as a directory")
     if sum(len(f.content) for f in read) > LARGEST_DROPIN:
         raise BadInputError(f"{where} is larger than 4 MiB")
     if name.endswith(".py") != (len(read) == 1 and read[0].path == name):
@@ -265,7 +285,9 @@ def _read_file(value: Any, name: str, where: str) -> LockedFile:
     fields = _fields(value, where, ("path", "sha256"), others=("lines", "base64"))
     path = fields["path"]
     if not isinstance(path, str) or not _inside(path, name):
-        raise BadInputError(f"{where}.path is {path!r}, which does not lie in {name}")
+        raise BadInputError(f"{where}.path is {_excerpt(path)}, which does not lie in {name}")
+    if not all(map(is_code, path.split("/"))):
+        raise BadInputError(f"{where}.path is {path!r}: bytecode is not taken, only source")
     if ("lines" in fields) == ("base64" in fields):
         raise BadInputError(f"{where} has not one of lines and base64")
     try:
@@ -283,5 +305,6 @@ def _read_file(value: Any, name: str, where: str) -> LockedFile:
 def _inside(path: str, name: str) -> bool:
     """Whether a path is plain and lies in the drop-in of that name."""
     parts = path.split("/")
-    plain = all(p and not p.startswith(".") and not re.search(r'[\x00-\x1f\\:*?"<>|]', p) for p in parts)
+    plain = all(p and not p.startswith(".") and not re.search(r'[\x00-\x1f\\:*?"<>|\ud800-\udfff]', p) for p in parts)
+    plain = plain and all(len(p.encode()) <= _LONGEST_NAME_BYTES for p in parts)
     return plain and len(path) < 400 and parts[0] == name and str(PurePosixPath(path)) == path

@@ -1,7 +1,7 @@
 """``plugin lock``: the foreign plugins that are installed, pinned so that ``plugin sync`` restores them elsewhere."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -11,16 +11,18 @@ from apt.checkpoint.atomic import atomic_directory, atomic_file
 from apt.console import output
 from apt.console.errors import BadInputError, NetworkError
 from apt.console.table import Table
-from apt.plugins import build, distributions, host, ownership, packages, wheels
+from apt.plugins import build, distributions, host, index, ownership, packages, uninstalling, wheels
 from apt.plugins.dependencies import HELD, installed_version
 from apt.plugins.distributions import canonical
 from apt.plugins.lockfile import (
+    DROPIN,
     LARGEST_DROPIN,
     MOST_FILES,
     Lock,
     LockedDropin,
     LockedFile,
     LockedPackage,
+    is_code,
     parse,
     render,
     wheels_directory,
@@ -66,15 +68,19 @@ def lock(file: Path, *, overwrite: bool = False) -> LockResult:
 
     :raises TargetExistsError: when the file exists and ``overwrite`` is false.
     :raises UnsupportedError: when a plugin is an editable installation.
-    :raises BadInputError: when files of a plugin are not those that were installed, or are not the user's own.
+    :raises BadInputError: when files of a plugin are not those that were installed, or are not the user's own, or when
+        nobody can tell what brings it.
     :raises CannotWriteError: when the place cannot be written; then nothing is.
     """
     plugins = [p for p in host.load().plugins if p.foreign]
-    dropins = tuple(dropin(p) for p in plugins if p.source == "drop-in")
-    folder = wheels_directory(file)
+    for plugin in plugins:
+        uninstalling.check_owner(plugin)
+    dropins = (*(dropin(Path(p.root), (p.name,)) for p in plugins if p.source == "drop-in"), *_helpers(plugins))
+    disabled = tuple(n for n in build.disabled_plugins() if n in {p.name for p in plugins})
     with TemporaryDirectory() as directory, atomic_file(file, overwrite=overwrite) as stream:
+        folder = wheels_directory(file)
         locked = packages_of(plugins, Path(directory))
-        written = Lock(environment(), locked, dropins, tuple(build.disabled_plugins()))
+        written = Lock(environment(), locked, dropins, disabled)
         text = render(written).encode()
         parse(text)  # what is written can be read
         stream.write(text)
@@ -162,19 +168,30 @@ def _published(found: list[Distribution]) -> dict[str, str]:
     return held
 
 
-def dropin(record: PluginRecord) -> LockedDropin:
-    """Return a drop-in with its content.
+def _helpers(plugins: Iterable[PluginRecord]) -> Iterator[LockedDropin]:
+    """Yield what drop-ins may import beside them: modules whose names begin with an underscore."""
+    if not any(p.source == "drop-in" for p in plugins):
+        return
+    for entry in sorted(Path(index.plugin_directory()).iterdir()):
+        module = entry.suffix == ".py" if entry.is_file() else entry.is_dir() and bool(_files(entry))
+        if entry.name.startswith("_") and module and is_code(entry.name) and DROPIN.fullmatch(entry.name):
+            yield dropin(entry, ())
 
+
+def dropin(root: Path, plugins: tuple[str, ...]) -> LockedDropin:
+    """Return a file or directory of the plugin directory with its content.
+
+    :param plugins: that it brings; none of one that only others import.
     :raises BadInputError: when others could have written it, or it is too large.
     """
-    root = Path(record.root)
+    name = plugins[0] if plugins else root.name
     if reason := ownership.fault(root):
-        raise BadInputError(f"plugin {record.name} is not locked: {reason}")
+        raise BadInputError(f"plugin {name} is not locked: {reason}")
     files = tuple(LockedFile(path.relative_to(root.parent).as_posix(), path.read_bytes()) for path in _files(root))
     if len(files) > MOST_FILES or sum(len(f.content) for f in files) > LARGEST_DROPIN:
         hint = "make it a package: apt_model plugin new"
-        raise BadInputError(f"plugin {record.name} is too large to be locked as a drop-in: {root}", hint=hint)
-    return LockedDropin(root.name, (record.name,), files)
+        raise BadInputError(f"plugin {name} is too large to be locked as a drop-in: {root}", hint=hint)
+    return LockedDropin(root.name, plugins, files)
 
 
 def _files(root: Path) -> list[Path]:
@@ -183,7 +200,7 @@ def _files(root: Path) -> list[Path]:
         return [root]
     found: list[Path] = []
     for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or entry.name == "__pycache__":
+        if entry.name.startswith(".") or not is_code(entry.name):
             continue
         if entry.is_dir() and not entry.is_symlink():
             found += _files(entry)

@@ -21,20 +21,21 @@ package; from its trial on, what the class registers counts.
 """
 
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from apt.console.errors import BadInputError
 from apt.plugins.core import HOOKS
+from apt.plugins.regular import read_regular
 from apt.plugins.source import fits
 from apt.registry import KINDS, did_you_mean
 
 FILE: Final = "plugin.toml"
 NAME: Final = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 TARGET: Final = re.compile(r"[\w.-]+:[\w.]+")
-_LARGEST: Final = 1 << 20
+_LARGEST: Final = 64 << 10
+_DOTS: Final = 1000
 _ATTRIBUTES: Final = (
     "name", "version", "author", "description", "api",
     "required_dependencies", "optional_dependencies", "requires", "conflicts",
@@ -52,10 +53,7 @@ def read_manifest(file: Path, name: str) -> dict[str, Any]:
     :raises BadInputError: when the file is not a manifest; the line or the field is named.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would wait for ever
-            raise BadInputError(f"{FILE} is not a file")
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST + 1)
+        data = read_regular(file, _LARGEST)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -69,7 +67,9 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
     :raises BadInputError: when they are not a manifest.
     """
     if len(data) > _LARGEST:
-        raise BadInputError(f"{FILE} is larger than 1 MiB")
+        raise BadInputError(f"{FILE} is larger than {_LARGEST >> 10} KiB")
+    if any(line.count(b".") > _DOTS for line in data.splitlines()):
+        raise BadInputError(f"{FILE}: a name with more than {_DOTS} parts")  # tomllib takes the square of their number
     import tomllib
 
     try:

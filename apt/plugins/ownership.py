@@ -6,13 +6,15 @@ and are not writable by others. A sticky directory (``/tmp``) may lie above, as 
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def fault(file: Path) -> str:
     """Return why a drop-in's file or directory may not be run, in one line; ``""`` when it may.
 
-    A symbolic link is judged by itself and by what it leads to. Systems without owners find no fault.
+    A symbolic link is judged by itself, by all that lies on the way, and by what it leads to. Systems without owners
+    find no fault.
     """
     if not hasattr(os, "getuid"):
         return ""
@@ -22,30 +24,45 @@ def fault(file: Path) -> str:
                 return f"{path} is a link to a directory; a drop-in holds its code itself"
             if reason := _reason(path, path.stat(), above=False):
                 return reason
-        for start in {file.parent, Path(os.path.realpath(file)).parent}:
-            for path in (start, *start.parents):
-                if reason := _reason(path, path.stat(), above=True):
-                    return reason
+            if path == file or path.is_symlink():
+                for passed in _way(path):
+                    if reason := _reason(passed, passed.lstat(), above=True):
+                        return reason
     except OSError as error:
         return f"{error.filename or file} cannot be looked at: {error.strerror}"
     return ""
 
 
 def _inside(file: Path) -> list[Path]:
-    """Return everything that Python would read: the file or the directory's content, and cached bytecode."""
+    """Return everything that Python would read: the file, or the directory with its content."""
     found = [file]
-    if file.is_dir():
-        for root, directories, files in os.walk(file):
-            found += [Path(root, name) for name in (*directories, *files)]
-    else:
-        cache = file.parent / "__pycache__"
-        found += [cache, *cache.glob(f"{file.stem}.*")] if cache.exists() else []
+    for root, directories, files in os.walk(file):  # of a file: nothing
+        found += [Path(root, name) for name in (*directories, *files)]
     return found
+
+
+def _way(path: Path) -> Iterator[Path]:
+    """Yield what the system passes on the way to a path that exists: each directory and each link, not its end."""
+    ahead = list(reversed(path.absolute().parts))
+    here = Path(ahead.pop())
+    yield here
+    while ahead:
+        part = ahead.pop()
+        here = here.parent if part == ".." else here / part
+        if here.is_symlink():
+            yield here
+            target = here.readlink()
+            ahead += reversed(target.parts)
+            here = Path(ahead.pop()) if target.is_absolute() else here.parent
+        elif ahead:
+            yield here
 
 
 def _reason(path: Path, status: os.stat_result, *, above: bool) -> str:
     if status.st_uid not in (0, os.getuid()):
         return f"{path} belongs to the user {_user(status.st_uid)}"
+    if stat.S_ISLNK(status.st_mode):  # it has no mode of its own; who can replace it, its directory says
+        return ""
     others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid))
     if others and not (above and status.st_mode & stat.S_ISVTX):
         import shlex

@@ -168,6 +168,7 @@ def failure(stderr: str, verb: str, requirements: Sequence[str]) -> AptError:
     hint = ""
     if "ResolutionImpossible" in stderr or "conflicting dependencies" in stderr:
         hint = f"it would replace {', '.join(held_versions())}; plugins must work with the installed versions"
-    reason = errors[0] if errors else (stderr.strip().splitlines() or ["no reason given"])[-1]
+    lines = stderr.strip().splitlines() or ["no reason given"]
+    reason = errors[0] if errors and errors[0].strip() != "Exception:" else lines[-1]  # its last line is the exception
     message = f"pip could not {verb} {', '.join(requirements)}: {reason}"
     return NetworkError(message, hint=hint) if _NO_NETWORK.search(stderr) else AptError(message, hint=hint)

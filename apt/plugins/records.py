@@ -15,6 +15,7 @@ from apt.registry import did_you_mean
 #: ``quarantined``: its trial failed, and it is not used until its files change.
 Status = Literal["ready", "untried", "disabled", "incomplete", "broken", "quarantined"]
 USABLE: Final = ("ready", "untried")
+_DISTRIBUTION: Final = "distribution "
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,12 @@ class PluginRecord:
 
     @property
     def distribution(self) -> str:
-        """Name of the distribution that brings it; ``""`` for a built-in one or a drop-in."""
-        return self.location.removeprefix("distribution ") if self.source == "entry point" else ""
+        """Name of the distribution that brings it; ``""`` for a built-in one, a drop-in, or unsound metadata.
+
+        That of an entry point without a distribution lies in ``location``.
+        """
+        named = self.source == "entry point" and self.location.startswith(_DISTRIBUTION)
+        return self.location.removeprefix(_DISTRIBUTION) if named else ""
 
     @property
     def cost(self) -> str:

@@ -5,12 +5,14 @@ are literals; constants of the module and f-strings of such constants count as l
 """
 
 import ast
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from apt.console.errors import BadInputError
 from apt.plugins.core import HOOKS
+from apt.plugins.regular import read_regular
 
 #: A larger file is no plugin; what is in it is known once it is tried.
 _LARGEST: Final = 1 << 20
@@ -29,10 +31,14 @@ def read_source(file: Path, module: str, wanted: str = "") -> dict[str, Any]:
     :param wanted: the plugin's class; the first class with a base whose name ends in ``Plugin`` when empty.
     :raises BadInputError: when the source is none, or surely holds no plugin.
     """
-    if file.stat().st_size > _LARGEST:
+    try:
+        data = read_regular(file, _LARGEST)
+    except BadInputError:  # it is no file, or too large to be read at every change: its trial will tell
         return {}
     try:
-        tree = ast.parse(file.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what its author should know is nothing to its user
+            tree = ast.parse(data)
         reader = _Reader(tree, module, package=file.name == "__init__.py")
         node = _plugin_class(tree, wanted)
         if node is not None:

@@ -73,6 +73,9 @@ def sync(file: Path, *, exact: bool = False, dry_run: bool = False) -> SyncResul
     """
     lock = lockfile.read(file)
     check_environment(lock)
+    built_in = {p.name for p in host.load().plugins if not p.foreign}
+    if claimed := built_in & set(lock.plugins):
+        raise BadInputError(f"{file}: the plugin {min(claimed)} is part of apt_model, and no lock holds it")
     with TemporaryDirectory() as directory:
         stage = Path(directory)
         staged = _stage(lock, lockfile.wheels_directory(file), stage)
@@ -80,6 +83,8 @@ def sync(file: Path, *, exact: bool = False, dry_run: bool = False) -> SyncResul
         new = [d for d in lock.dropins if not _dropin_is_there(d)]
         extra = _extra(lock)
         disabled = _disabled(lock, exact=exact)
+        for record in extra if exact else ():
+            uninstalling.check_owner(record)
         kept: list[str] = []
         if not dry_run:
             _install(changed, stage)
@@ -146,7 +151,7 @@ def _copy(package: LockedPackage, wheel: Path, stage: Path) -> Path:
     target = stage / wheel.name
     try:
         shutil.copyfile(wheel, target)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, shutil.SpecialFileError):
         hint = "copy the directory of wheels along with the lock file"
         raise NotFoundError(f"the wheel of {package.pin} is not there: {wheel}", hint=hint) from None
     if distributions.hexadecimal(target) != package.sha256:
@@ -169,9 +174,9 @@ def _package_is_there(package: LockedPackage, wheel: Path) -> bool:
 
 
 def _dropin_is_there(locked: LockedDropin) -> bool:
-    record = next((p for p in host.load().plugins if Path(p.root) == _place(locked)), None)
+    place = _place(locked)
     try:
-        return record is not None and dropin(record).sha256 == locked.sha256
+        return (place.is_file() or place.is_dir()) and dropin(place, ()).sha256 == locked.sha256
     except AptError:  # others could have written it: it is written anew
         return False
 
@@ -192,9 +197,10 @@ def _extra(lock: Lock) -> list[PluginRecord]:
 
 
 def _disabled(lock: Lock, *, exact: bool) -> set[str]:
-    """Return which plugins are to be disabled: of the lock's as it says, of the others as they are."""
-    named = set(lock.plugins)
-    return set(lock.disabled) | (set() if exact else set(build.disabled_plugins()) - named)
+    """Return which plugins are to be disabled: of the lock's as it says, of the others and of ours as they are."""
+    foreign = {p.name for p in host.load().plugins if p.foreign}
+    others = set(build.disabled_plugins()) - set(lock.plugins)
+    return set(lock.disabled) | (others - foreign if exact else others)
 
 
 def _install(changed: Sequence[LockedPackage], stage: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from apt.console import output
 from apt.console.errors import AptError, BadInputError
-from apt.plugins import ownership, trial, verdicts
+from apt.plugins import dropins, trial, verdicts
 from apt.plugins.records import PluginRecord
 from apt.plugins.verdicts import Seal, Verdict
 
@@ -17,7 +17,7 @@ def admit(record: PluginRecord) -> None:
     """
     seal = _seal(record)
     verdict = verdicts.find(seal.path)
-    if verdict is None or verdict.seal != seal:
+    if verdict is None or not verdict.holds(seal, record.target):
         # A file that was only touched is tried again, too, but there is nothing to tell of it.
         if verdict is not None and record.source == "drop-in" and verdict.seal.sha256 != seal.sha256:
             output.note(
@@ -40,18 +40,16 @@ def attempt(record: PluginRecord, *, seconds: float = trial.SECONDS) -> Verdict:
 
 
 def _seal(record: PluginRecord) -> Seal:
-    if not record.root:
-        return verdicts.seal_of_distribution(record)
-    if record.source == "drop-in" and (reason := ownership.fault(Path(record.root))):
+    if record.source == "drop-in" and (reason := dropins.fault(Path(record.root))):
         raise BadInputError(f"plugin {record.name} is not run: {reason}")
     try:
-        return Seal.of(Path(record.root))
+        return verdicts.seal_of(record)
     except OSError as error:
         raise BadInputError(f"plugin {record.name} is not run: {error.filename}: {error.strerror}") from None
 
 
 def _attempt(record: PluginRecord, seal: Seal, seconds: float) -> Verdict:
-    verdict = trial.attempt(record.target, seal, seconds=seconds)
+    verdict = dataclasses.replace(trial.attempt(record.target, seal, seconds=seconds), target=record.target)
     named = verdict.declared.get("name", record.name)
     if named != record.name:
         reason = f"it calls itself {named!r} when it is imported; its name must be a literal in its source or manifest"

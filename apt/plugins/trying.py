@@ -1,9 +1,10 @@
 """``plugin try``: foreign plugins are imported in a child process, and what came of it is kept and shown."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from apt.console.errors import AptError
+from apt.console.errors import AptError, UsageError
 from apt.console.table import Table
 from apt.console.units import format_bytes
 from apt.plugins import host, trial, trust
@@ -59,8 +60,11 @@ def attempt(names: Iterable[str], *, seconds: float = trial.SECONDS) -> TrialRes
     """Try plugins, by any of their names, whatever was found before.
 
     :param seconds: longest trial that is waited for.
+    :raises UsageError: for a time that is no number.
     :raises NotFoundError: for a name that is no plugin's; then none is tried.
     """
+    if not math.isfinite(seconds):
+        raise UsageError(f"--seconds is {seconds}, which is no time")
     data = host.load()
     records = {record.name: record for record in map(data.plugin, names)}
     done = TrialResult(tuple(_try(record, seconds) for record in records.values()))

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apt.console.errors import AptError, UsageError
+from apt.console import output
+from apt.console.errors import AptError, BadInputError, CannotWriteError, UsageError
 from apt.console.table import Table
 from apt.plugins import build, distributions, host, index, packages, verdicts
 from apt.plugins.distributions import canonical
@@ -60,7 +61,8 @@ def uninstall(names: Sequence[str], *, dry_run: bool = False) -> UninstallResult
     """Remove plugins, by any of their names; broken and quarantined ones, too.
 
     :raises NotFoundError: for a name that is no plugin's.
-    :raises UsageError: for a built-in one. In both cases nothing is removed.
+    :raises UsageError: for a built-in one.
+    :raises BadInputError: for one of which nobody can tell what brings it. In these cases nothing is removed.
     :raises AptError: with pip's reason, when a distribution cannot be uninstalled.
     """
     data = host.load()
@@ -78,12 +80,29 @@ def _check(record: PluginRecord) -> None:
         raise UsageError(f"the plugin {record.name} is brought by apt_model's own distribution")
 
 
+def check_owner(record: PluginRecord) -> None:
+    """Refuse a foreign plugin that neither pip knows by its name nor lies in the plugin directory.
+
+    :raises BadInputError: naming where it is.
+    """
+    own = record.source == "drop-in" and Path(record.root).parent == Path(index.plugin_directory())
+    if not own and not record.distribution:
+        raise BadInputError(
+            f"{record.location} does not say which package brings the plugin {record.name}: its METADATA is missing, "
+            "damaged or another's",
+            hint="remove that directory, and install the package anew",
+        )
+
+
 def remove(records: Iterable[PluginRecord], data: IndexData, *, dry_run: bool = False) -> UninstallResult:
     """Remove foreign plugins, with their verdicts and their place in the list of disabled ones.
 
     :param data: the index that holds them; what becomes incomplete is told by it.
+    :raises BadInputError: for one of which nobody can tell what brings it; then nothing is removed.
     """
     chosen = list(records)
+    for record in chosen:
+        check_owner(record)
     brought_by = {canonical(r.distribution) for r in chosen if r.distribution}
     going = [p for p in data.plugins if p in chosen or (p.distribution and canonical(p.distribution) in brought_by)]
     by_pip = {r.name: _by_pip(r) for r in going if r.distribution}  # asked while it is still there
@@ -184,6 +203,10 @@ def keep_copy(name: str, root: Path) -> Path:
 
 
 def _forget_disabled(names: set[str]) -> None:
+    """Take plugins that are gone off the list of disabled ones; how to put them back is told whatever comes of it."""
     disabled = build.disabled_plugins()
     if names & set(disabled):
-        build.set_disabled([n for n in disabled if n not in names])
+        try:
+            build.set_disabled([n for n in disabled if n not in names])
+        except CannotWriteError as error:
+            output.warn(f"{', '.join(sorted(names & set(disabled)))} stay disabled: {error.message}")

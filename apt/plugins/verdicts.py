@@ -4,22 +4,28 @@ One small file per plugin and environment in ``$XDG_CACHE_HOME/apt_model/verdict
 do not take each other's. A verdict holds for the path, size, modification time and SHA-256 of what was tried.
 """
 
+import errno
 import hashlib
 import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from apt.plugins import index
+from apt.plugins import dropins, index
 from apt.plugins.records import PluginRecord
 
 #: Files of a package that are part of what it declares or does; its data is not code.
 _CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
 
+#: So much of a plugin's code is sealed by its content.
+_HASHED_FILES: Final = 512
+_HASHED_BYTES: Final = 32 << 20
+_DEEPEST: Final = 64
 _KEEP_SECONDS: Final = 180 * 86400
 
 #: Fields of what a plugin declares, by what they hold.
@@ -35,8 +41,11 @@ _ROWS: Final = {
 class Seal:
     """What a plugin's files were when they were looked at.
 
+    :param path: file or directory, or what else verdicts are kept under; see :func:`sealed_path`.
     :param mtime_ns: latest modification time.
-    :param sha256: of the file; of names and digests of all files for a directory.
+    :param sha256: of the file; of names and digests of all files where there are several. Of what goes beyond
+        :data:`_HASHED_FILES` and :data:`_HASHED_BYTES` it holds sizes and times: a plugin may lie in a package like
+        torch, which nobody wants to wait for.
     """
 
     path: str
@@ -45,44 +54,72 @@ class Seal:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> Self:
-        """Seal a file or a directory.
+    def of(cls, path: Path, beside: Iterable[Path] = ()) -> Self:
+        """Seal a file or a directory, with other files and directories that it uses.
 
         :raises OSError: when it cannot be read.
         """
-        files = list(code_files(path))
+        files = [file for each in (path, *beside) for file in code_files(each)]
         digests, size, mtime = [], 0, 0
-        for file in files:
+        for place, file in enumerate(files):
             status = file.stat()
             size, mtime = size + status.st_size, max(mtime, status.st_mtime_ns)
-            digests.append((str(file.relative_to(path)), hashlib.sha256(file.read_bytes()).hexdigest()))
-        if path.is_file():
+            large = place >= _HASHED_FILES or size > _HASHED_BYTES
+            digests.append((os.path.relpath(file, path), _looks(status) if large else _digest(file)))
+        if files == [path]:
             return cls(str(path), size, mtime, digests[0][1])
         return cls(str(path), size, mtime, hashlib.sha256(json.dumps(digests).encode()).hexdigest())
 
 
+def _looks(status: os.stat_result) -> str:
+    return hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def code_files(path: Path) -> Iterator[Path]:
-    """Yield the file itself, or the code in a directory, in the order of names; hidden ones left out."""
+    """Yield the file itself, or the code in a directory, in the order of names; hidden ones left out.
+
+    :raises OSError: when a directory cannot be read, or they are nested deeper than Python would import from.
+    """
     if not path.is_dir():
         yield path
         return
-    for entry in sorted(path.iterdir()):
-        if entry.name.startswith(".") or entry.name == "__pycache__":
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            yield from code_files(entry)
-        elif entry.suffix in _CODE and entry.is_file():
-            yield entry
+    waiting = [(path, 0)]
+    while waiting:
+        directory, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise OSError(errno.ELOOP, "nested too deep", str(directory))
+        for entry in sorted(directory.iterdir()):
+            if entry.name.startswith(".") or entry.name == "__pycache__":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                waiting.append((entry, depth + 1))
+            elif entry.suffix in _CODE and entry.is_file():
+                yield entry
 
 
 def sealed_path(record: PluginRecord) -> str:
-    """Return what verdicts on a plugin are kept under: its file or directory, else its distribution."""
-    return record.root or f"{record.location} {record.folder}"
+    """Return what verdicts on a plugin are kept under: its file or directory, or that of a package and the entry point.
+
+    A package may bring several plugins.
+    """
+    return record.root if record.source == "drop-in" else f"{record.root or record.location}\0{record.folder}"
 
 
-def seal_of_distribution(record: PluginRecord) -> Seal:
-    """Seal a plugin whose files only an import hook of its own can find: by what brings it, and its version."""
-    return Seal(sealed_path(record), 0, 0, record.version)
+def seal_of(record: PluginRecord) -> Seal:
+    """Seal a plugin: a drop-in with its helpers; what only an import hook can find by what brings it, and its version.
+
+    :raises OSError: when a file cannot be read.
+    """
+    if not record.root:
+        return Seal(sealed_path(record), 0, 0, record.version)
+    root = Path(record.root)
+    beside = dropins.helpers(root) if record.source == "drop-in" else ()
+    return replace(Seal.of(root, beside), path=sealed_path(record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,7 @@ class Verdict:
     :param reason: why the plugin may not be used; ``""`` when it may.
     :param declared: what it registered, as :func:`apt.plugins.declare.describe` returns it.
     :param import_seconds: wall time of importing it; ``import_bytes``: resident memory that this took.
+    :param target: what was tried, ``"module:Class"``.
     """
 
     seal: Seal
@@ -99,6 +137,11 @@ class Verdict:
     declared: dict[str, Any] = field(default_factory=dict)
     import_seconds: float = 0.0
     import_bytes: int = 0
+    target: str = ""
+
+    def holds(self, seal: Seal, target: str) -> bool:
+        """Whether it is on these files, and on that class of them."""
+        return self.seal == seal and target in (self.target, self.declared.get("class"))
 
 
 def is_declaration(told: object) -> bool:
@@ -166,5 +209,9 @@ def _sweep(directory: Path) -> None:
 
 
 def forget(path: str) -> None:
-    """Remove the verdict on a path: the plugin is tried again at its next use."""
-    _file(path).unlink(missing_ok=True)
+    """Remove the verdict on a path, so that the plugin is tried again at its next use, where the cache can be written.
+
+    One that stays holds no longer than the files that it is about.
+    """
+    with suppress(OSError):
+        _file(path).unlink(missing_ok=True)

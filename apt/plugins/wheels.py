@@ -14,12 +14,13 @@ from typing import Final
 
 from apt.console.errors import BadInputError, explain
 from apt.plugins.discovery import GROUP, Found, of_distribution
-from apt.plugins.distributions import digest, encoded
+from apt.plugins.distributions import digest, encoded, name_of
 
 #: Bounds of what is taken out of a wheel to be looked at: a larger one is not judged, and so not installed.
 _MOST_FILES: Final = 50_000
 _LARGEST_FILE: Final = 8 << 20
 _LARGEST_TOTAL: Final = 64 << 20
+_LONGEST_NAME_BYTES: Final = 255
 _INFORMATION: Final = ("METADATA", "WHEEL", "RECORD", "entry_points.txt")
 
 
@@ -29,12 +30,17 @@ class Wheel:
 
     :param requires: its requirements, as metadata writes them.
     :param plugins: as they would be found if it were installed; their files are gone.
+    :param members: its files as it names them; ``information`` is the directory of its metadata among them.
+    :param scripts: commands that its installation would make.
     """
 
     name: str
     version: str
     requires: tuple[str, ...]
     plugins: tuple[Found, ...]
+    members: tuple[PurePosixPath, ...]
+    information: str
+    scripts: tuple[str, ...]
 
 
 def look(file: Path) -> Wheel:
@@ -49,6 +55,9 @@ def look(file: Path) -> Wheel:
         dist = PathDistribution(Path(directory, information))
         if not dist.metadata["Name"] or not dist.metadata["Version"]:
             raise BadInputError(f"{file.name} does not say its name and version")
+        if not name_of(dist):
+            raise BadInputError(f"{file.name} has the metadata of {dist.name} in {information}")
+        requires = _requirements(file, dist)
         try:
             points = list(dist.entry_points.select(group=GROUP))
             tops = {p.module.partition(".")[0] for p in points}
@@ -58,7 +67,20 @@ def look(file: Path) -> Wheel:
         if points:
             _extract(file, archive, members, Path(directory), lambda p: _declares(p, tops))
             plugins = tuple(of_distribution(dist, [directory]))
-        return Wheel(dist.name, dist.version, tuple(dist.requires or ()), plugins)
+        scripts = tuple(p.name for p in dist.entry_points if p.group in ("console_scripts", "gui_scripts"))
+        return Wheel(dist.name, dist.version, requires, plugins, tuple(members), information.name, scripts)
+
+
+def _requirements(file: Path, dist: Distribution) -> tuple[str, ...]:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    wanted = tuple(dist.requires or ())
+    for text in wanted:
+        try:
+            Requirement(text)
+        except InvalidRequirement:
+            raise BadInputError(f"{file.name} requires {text!r}, which is no requirement") from None
+    return wanted
 
 
 def recorded(file: Path) -> dict[str, str]:
@@ -91,6 +113,8 @@ def is_installed(wheel: Path, dist: Distribution) -> bool:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    if not file.is_file() and file.exists():  # reading a pipe would wait for whoever writes into it
+        raise BadInputError(f"{file} is no wheel: it is not a file")
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
@@ -110,9 +134,14 @@ def _members(file: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfil
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in info.filename:
             raise BadInputError(f"{file.name} names a file outside its directory: {info.filename!r}")
+        if not path.parts or any(len(p.encode("utf-8", "replace")) > _LONGEST_NAME_BYTES for p in path.parts):
+            raise BadInputError(f"{file.name} names a file as no system can: {info.filename[:60]!r}")
         if path in found:
             raise BadInputError(f"{file.name} holds {info.filename!r} twice")
         found[path] = info
+    above = {parent for path in found for parent in path.parents}
+    if both := next((p for p in found if p in above), None):
+        raise BadInputError(f"{file.name} holds {str(both)!r} as a file and as a directory")
     return found
 
 

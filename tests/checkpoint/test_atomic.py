@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -271,3 +272,35 @@ def test_file(tmp_path: Path) -> None:
         stream.write(b"three")
     assert (tmp_path / "f").read_bytes() == b"three"
     assert names(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "socket", "directory"])
+def test_what_is_no_file_is_never_replaced(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    match kind:
+        case "pipe":
+            os.mkfifo(target)
+        case "link to a pipe":
+            os.mkfifo(tmp_path / "pipe")
+            target.symlink_to(tmp_path / "pipe")
+        case "socket":
+            monkeypatch.chdir(tmp_path)  # the name of a socket is short
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind("target")
+        case "directory":
+            target.mkdir()
+    before = names(tmp_path), target.lstat().st_ino
+    with pytest.raises(TargetExistsError, match="is not replaced"), atomic.atomic_file(target, overwrite=True):
+        pytest.fail("nothing is written")
+    if kind != "directory":
+        with pytest.raises(TargetExistsError, match="a device, a pipe or a socket"):
+            write(target, "new", overwrite=True)
+    assert (names(tmp_path), target.lstat().st_ino) == before
+
+
+def test_pipe_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(TargetExistsError), atomic.atomic_file(target, overwrite=True) as stream:
+        stream.write(b"x")
+        os.mkfifo(target)
+    assert target.is_fifo() and names(tmp_path) == ["target"]

@@ -80,7 +80,7 @@ def test_one_of_several_is_found_by_its_name() -> None:
         ("[[plugin.components]]\nname = 'a'\nkind = 'lsos'", "unknown component kind 'lsos'"),
         ("[[plugin.components]]\nname = 'a'\nkind = 1", "components.kind is not a string"),
         ("x = " + "[" * 20_000, "plugin.toml: "),
-        ("#" * (1 << 21), "larger than 1 MiB"),
+        ("#" * (1 << 21), "larger than 64 KiB"),
     ],
 )
 def test_faults_are_told_in_one_line(text: str, told: str) -> None:
@@ -93,7 +93,7 @@ def test_faults_are_told_in_one_line(text: str, told: str) -> None:
 def test_absent_is_empty_and_unreadable_is_told(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "plugin.toml", "x") == {}
     (tmp_path / "plugin.toml").mkdir()
-    with pytest.raises(BadInputError, match=r"plugin\.toml is not a file"):
+    with pytest.raises(BadInputError, match=r"plugin\.toml (is not a regular file|cannot be read)"):
         read_manifest(tmp_path / "plugin.toml", "x")
 
 
@@ -110,5 +110,5 @@ def test_damaged_manifests_give_facts_or_one_line(data: st.DataObject) -> None:
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "plugin.toml")
-    with pytest.raises(BadInputError, match=r"plugin\.toml is not a file"):
+    with pytest.raises(BadInputError, match=r"plugin\.toml (is not a regular file|cannot be read)"):
         read_manifest(tmp_path / "plugin.toml", "x")

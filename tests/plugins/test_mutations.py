@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from apt.console.errors import AptError
-from apt.plugins import declare, host, index, trial
+from apt.plugins import declare, dropins, host, index, trial
 from apt.plugins.verdicts import Seal, Verdict
 
 ROUNDS = int(os.environ.get("APT_MUTATIONS", "300"))
@@ -70,7 +70,7 @@ def files(tmp_path: Path, apt_home: Path, monkeypatch: pytest.MonkeyPatch) -> It
         lambda: apt_home / "plugins.json",
     ]
     host.refresh()
-    for name in [n for n in sys.modules if n.startswith(("first_package", declare.DROPINS))]:
+    for name in [n for n in sys.modules if n.startswith(("first_package", dropins.DROPINS))]:
         del sys.modules[name]
 
 

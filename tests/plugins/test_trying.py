@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apt.console.errors import NotFoundError
+from apt.console.errors import NotFoundError, UsageError
 from apt.plugins import host, trying
 
 Make = Callable[..., Any]
@@ -54,3 +54,9 @@ def test_an_unknown_name_tries_none(dropin: Make, plugin_source: Make, monkeypat
     with pytest.raises(NotFoundError):
         trying.attempt(["a", "nonsense"])
     assert Path(host.load().plugin("a").root).is_file()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_time_that_is_no_number_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="which is no time"):
+        trying.attempt([], seconds=seconds)

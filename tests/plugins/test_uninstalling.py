@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from apt.console.errors import AptError, NotFoundError, UsageError
-from apt.plugins import build, host, packages, uninstalling, verdicts
+from apt.console.errors import AptError, BadInputError, CannotWriteError, NotFoundError, UsageError
+from apt.plugins import build, host, locking, packages, uninstalling, verdicts
 
 Make = Callable[..., Any]
 
@@ -101,3 +101,42 @@ def test_distribution_goes_with_all_its_plugins(environment: Make, make_wheel: M
     assert {r["restore"] for r in done["removed"]} == {f"apt_model plugin install {wheel}"}
     assert done["incomplete"] == [{"plugin": "needs", "requires": ["two"]}]
     assert {n: p["status"] for n, p in here.plugins().items()} == {"needs": "incomplete"}
+
+
+@pytest.mark.parametrize("metadata", ["Metadata-Version: 2.1\nName: victim\nVersion: 1.0\n", None, b"Name: \xff\xfe"])
+def test_metadata_that_names_another_package_or_none_removes_nothing(
+    metadata: str | bytes | None, make_wheel: Make, put: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = put(make_wheel("victim", plugin=None))
+    point = "[apt_model.plugins]\nev = victim:P\n"
+    files = {"ev-1.0.dist-info/entry_points.txt": point, "ev-1.0.dist-info/METADATA": metadata or "Name: ev"}
+    put(make_wheel("ev", plugin=None, files=files))
+    if metadata is None:
+        (site / "ev-1.0.dist-info" / "METADATA").unlink()
+    (plugin,) = [p for p in host.load().plugins if p.foreign]
+    assert (plugin.distribution, plugin.location) == ("", str(site / "ev-1.0.dist-info"))
+    monkeypatch.setattr(packages, "uninstall", None)
+    for act in (lambda: uninstalling.uninstall([plugin.name]), lambda: locking.lock(tmp_path / "lock.json")):
+        with pytest.raises(BadInputError, match="does not say which package brings the plugin ev"):
+            act()
+    assert (site / "victim" / "__init__.py").is_file() and not (tmp_path / "lock.json").exists()
+
+
+def test_cache_and_state_that_cannot_be_written_lose_no_hint(
+    dropin: Make, plugin_source: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropin("one.py", plugin_source("one"))
+    build.set_disabled(["one"])
+    Path(verdicts.directory()).parent.mkdir(parents=True, exist_ok=True)
+    Path(verdicts.directory()).write_text("a file")
+    (removed,) = uninstalling.uninstall(["one"]).removed
+    assert Path(removed.kept_in).is_file() and build.disabled_plugins() == []
+    dropin("two.py", plugin_source("two"))
+    build.set_disabled(["two"])
+
+    def refuse(_names: list[str]) -> None:
+        raise CannotWriteError("cannot write: plugins.json")
+
+    monkeypatch.setattr(build, "set_disabled", refuse)
+    assert uninstalling.uninstall(["two"]).removed[0].restore
+    assert "two stay disabled: cannot write" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Wheels are looked at without being installed or executed; hostile ones are refused in one line."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -87,3 +88,28 @@ def test_recorded_hashes_are_computed(make_wheel: Make, put: Callable[[Path], Pa
     assert dist is not None
     noted = {name: text.removeprefix("sha256=") for name, text in distributions.recorded(dist) if text}
     assert {n: h for n, h in wheels.recorded(wheel).items() if not n.endswith("RECORD")} == noted
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({f"odd/{'x' * 300}.py": ""}, "names a file as no system can"),
+        ({"odd_mod.py": "", "odd_mod.py/x.py": ""}, "holds 'odd_mod.py' as a file and as a directory"),
+        ({"odd-1.0.dist-info/METADATA": "Name: victim\nVersion: 1.0\n"}, "has the metadata of victim in odd-1.0"),
+        (
+            {"odd-1.0.dist-info/METADATA": "Name: odd\nVersion: 1.0\nRequires-Dist: ???\n"},
+            r"requires '\?\?\?', which is no requirement",
+        ),
+    ],
+)
+def test_wheels_that_cannot_be_installed_are_told(files: dict, told: str, make_wheel: Make) -> None:
+    with pytest.raises(BadInputError, match=told):
+        wheels.look(make_wheel("odd", files=files))
+
+
+def test_pipes_and_directories_are_no_wheels(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.whl")
+    (tmp_path / "directory.whl").mkdir()
+    for name in ("pipe.whl", "directory.whl"):
+        with pytest.raises(BadInputError, match="it is not a file"):
+            wheels.look(tmp_path / name)
