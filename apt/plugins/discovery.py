@@ -26,8 +26,8 @@ GROUP: Final = "apt_model.plugins"
 _METADATA: Final = ("entry_points.txt", "METADATA")
 _BUILTIN_SOURCES: Final = {"builtin": "built-in", "optional": "built-in, optional"}
 #: Paths beyond which only one file of a plugin is watched, since every start looks at each (3 µs): its manifest, or the
-#: module of one that has none, and the entry points of a distribution. Its other code is sealed all the same, so that no
-#: change of it runs untried.
+#: module of one that has none, and the entry points of a distribution. Its other code is sealed all the same, so that
+#: no change of it runs untried.
 _WATCHED_PATHS: Final = 128
 
 
