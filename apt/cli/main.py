@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from apt.console import output
-from apt.console.errors import AptError, ExitCode, NotFoundError, UsageError, explain
+from apt.console.errors import AptError, ExitCode, NotFoundError, UsageError, explain, one_line
 from apt.console.table import Table
 from apt.plugins import host as hosts
 from apt.plugins.core import LEGACY_COMMANDS
@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _reader_gone()
     except KeyboardInterrupt:
         return _fail(AptError("interrupted"), ExitCode.INTERRUPTED)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # the command of a plugin may raise anything
         if os.environ.get("APT_DEBUG"):
             import traceback
 
@@ -147,7 +149,7 @@ def _usage(error: Exception) -> str:
     return f"{context.command_path} --help shows the usage" if context is not None else ""
 
 
-def _unexpected(error: Exception) -> AptError:
+def _unexpected(error: BaseException) -> AptError:
     """Keep the traceback of a fault of ours in a file and tell where it is."""
     import tempfile
     import traceback
@@ -157,7 +159,7 @@ def _unexpected(error: Exception) -> AptError:
     ) as log:
         log.write(f"apt_model {' '.join(sys.argv[1:])}\n\n")
         traceback.print_exception(error, file=log)
-    return AptError(f"unexpected {type(error).__name__}: {error}", hint=f"traceback in {log.name}; please report it")
+    return AptError(f"unexpected {one_line(error)}", hint=f"traceback in {log.name}; please report it")
 
 
 def _fail(error: AptError, code: int) -> int:

@@ -114,6 +114,20 @@ def shown(value: object, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def one_line(error: BaseException) -> str:
+    """Return an exception as one line: an error of ours by its text, any other by its type, too.
+
+    One whose text cannot be had (its ``__str__`` raises) is told by its type.
+    """
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # of code that others wrote, which is told of because it fails
+        return type(error).__name__
+    if isinstance(error, AptError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def system_error(error: BaseException) -> OSError | None:
     """Return the operating system's error in an exception; safetensors' own one holds it as text only."""
     if isinstance(error, OSError):

@@ -25,9 +25,9 @@ from apt.plugins.verdicts import code_files
 GROUP: Final = "apt_model.plugins"
 _METADATA: Final = ("entry_points.txt", "METADATA")
 _BUILTIN_SOURCES: Final = {"builtin": "built-in", "optional": "built-in, optional"}
-#: Paths beyond which only the files of a package that declare are watched, since every start looks at each (3 µs): not
-#: its other code, which is sealed all the same, so that no change of it runs untried, nor the summary of a distribution
-#: that is changed in place.
+#: Paths beyond which only one file of a plugin is watched, since every start looks at each (3 µs): its manifest, or the
+#: module of one that has none, and the entry points of a distribution. Its other code is sealed all the same, so that
+#: no change of it runs untried.
 _WATCHED_PATHS: Final = 128
 
 
@@ -155,14 +155,14 @@ def _dropin(entry: Path, stem: str, watch: Watch) -> Found | None:
 
 
 def _watch_code(watch: Watch, root: Path, module: Path) -> None:
-    """Watch a plugin's files: those that declare, and the others while there are few."""
-    watch.add(module)
+    """Watch a plugin's files: what declares it, its manifest or else its module, and the others while there are few."""
+    manifest = manifest_of(root, module)
+    watch.add(manifest or module)
+    watch.add(module, optional=True)
     if not root.is_dir():
         return
-    for directory in dict.fromkeys((module.parent, root)):
-        manifest = directory / FILE
-        watch.add(manifest if manifest.exists() else directory)  # which changes when a manifest is put into it
-    watch.add(root, optional=True)
+    for directory in (module.parent, root):  # which change when a manifest is put into them
+        watch.add(directory, optional=True)
     try:
         for file in itertools.islice(code_files(root), _WATCHED_PATHS):
             watch.add(file, optional=True)

@@ -2,7 +2,7 @@
 
 Cached bytecode is neither read nor written. Python takes it for current while size and time of the source agree, so
 that it could be older than what was sealed, or another's. Beside its own files a drop-in may import the helpers of the
-directory (``_name.py``, ``_name/``), which are part of its seal; another plugin's files are not its own.
+directory (``_name.py``, ``_name/``), which are part of its seal; another plugin is imported only by itself.
 """
 
 import importlib.machinery

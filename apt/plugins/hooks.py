@@ -11,7 +11,7 @@ from typing import Any, Final
 import pluggy
 
 from apt.console import output
-from apt.console.errors import BadInputError
+from apt.console.errors import BadInputError, one_line
 from apt.console.table import Table
 from apt.plugins import hookspecs
 from apt.plugins.base import Plugin
@@ -98,6 +98,13 @@ def register(plugin: Plugin, declarations: Declarations) -> list[str]:
     return implemented(plugin)
 
 
+def _own_copy(value: Any) -> Any:
+    """Copy what a hook is told, as deep as it consists of dicts and lists; other objects are what they are."""
+    if type(value) is dict:
+        return {key: _own_copy(each) for key, each in value.items()}
+    return [_own_copy(each) for each in value] if type(value) is list else value
+
+
 @dataclass(slots=True)
 class Account:
     """What one plugin's hook has cost in this process."""
@@ -129,7 +136,8 @@ class Accounts:
 class Guard:
     """Wraps a plugin's hooks: an exception is told once, and after three the hook is not called again.
 
-    What a hook prints goes to stderr: stdout is the command's. Its time is accounted.
+    What a hook prints goes to stderr: stdout is the command's; both streams are as before afterwards. Options and
+    metrics are copies: what a hook changes in them neither the command sees nor another hook. Its time is accounted.
     """
 
     def __init__(self, plugin: str, accounts: Accounts) -> None:
@@ -147,14 +155,14 @@ class Guard:
             account.calls += 1
             begun = time.perf_counter()
             try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    return method(*arguments)
+                with contextlib.redirect_stdout(sys.stderr), contextlib.redirect_stderr(sys.stderr):
+                    return method(*map(_own_copy, arguments))
             except KeyboardInterrupt:  # the user's
                 raise
             except BaseException as error:
                 account.failures += 1
                 if account.failures == 1:
-                    output.warn(f"hook {name} of plugin {self._plugin} failed: {type(error).__name__}: {error}")
+                    output.warn(f"hook {name} of plugin {self._plugin} failed: {one_line(error)}")
                 return None
             finally:
                 account.seconds += time.perf_counter() - begun

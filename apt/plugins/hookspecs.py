@@ -51,7 +51,7 @@ class BeforeOperation(Protocol):
         """Learn that a command or a recipe step begins.
 
         :param operation: the command's words (``"prune"``, ``"ollama export"``) or the step's operation.
-        :param options: what it was called with, by parameter name.
+        :param options: what it was called with, by parameter name; a copy, whose changes reach nobody.
         """
 
 

@@ -7,13 +7,15 @@ is called, and what goes wrong there is told and stays there.
 import atexit
 import dataclasses
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, Final
 
 from apt import events
 from apt.console import output
-from apt.console.errors import AptError, MissingDependencyError, UsageError
+from apt.console.errors import AptError, MissingDependencyError, UsageError, one_line
 from apt.console.table import Table
 from apt.plugins import index
 from apt.plugins.base import Diagnosis, Plugin
@@ -53,9 +55,11 @@ class Host:
         """
         from apt.plugins.declare import Declarations
 
-        plugin = self._wanted(self.data.plugin(component.plugin))
+        record = self.data.plugin(component.plugin)
+        plugin = self._wanted(record)
         declarations = Declarations()
-        plugin.register_components(declarations)
+        with _told_of(record):
+            plugin.register_components(declarations)
         for each in declarations.components:
             if (each["kind"], each["name"]) == (component.kind, component.name):
                 return dataclasses.replace(component, target=each["target"], schema=each["schema"], admit=None)
@@ -86,7 +90,7 @@ class Host:
 
             trust.admit(record)
             begun = time.perf_counter()
-            with output.silenced():
+            with _undisturbed():
                 plugin = declare.load_class(record.target)()
                 plugin.setup()
             self.import_seconds[record.name] = time.perf_counter() - begun
@@ -100,16 +104,8 @@ class Host:
         :raises AptError: when the plugin is not usable, or whatever a foreign one raises, ``SystemExit`` too: that
             would end the command with a code of the plugin's choosing.
         """
-        try:
+        with _told_of(record):
             return self.activate(record)
-        except (AptError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            if not record.foreign:
-                raise
-            told = f"{type(error).__name__}: {error}"
-            hint = f"mend it with: apt_model plugin disable {record.name}"
-            raise AptError(f"plugin {record.name} could not be loaded: {told}", hint=hint) from error
 
     def _connect(self, name: str, plugin: Plugin) -> None:
         """Have a plugin's hooks called; pluggy is imported for the first that has any."""
@@ -148,8 +144,7 @@ class Host:
             raise
         except BaseException as error:
             self._failed.add(record.name)
-            told = str(error) if isinstance(error, AptError) else f"{type(error).__name__}: {error}"
-            output.warn(f"plugin {record.name} could not be loaded: {told}")
+            output.warn(f"plugin {record.name} could not be loaded: {one_line(error)}")
 
     def target_of(self, command: CommandRecord) -> str | Callable[..., Any]:
         """Return what a command is: its target string, or the callable that a plugin registers for it.
@@ -167,7 +162,8 @@ class Host:
         from apt.plugins.declare import Declarations
 
         declarations = Declarations()
-        plugin.register_commands(declarations)
+        with _told_of(record):
+            plugin.register_commands(declarations)
         if command.name not in declarations.commands:
             raise AptError(f"plugin {command.plugin} does not register the command {command.name!r}")
         return declarations.commands[command.name][0]
@@ -190,11 +186,48 @@ class Host:
         for name, plugin in reversed(list(self._active.items())):
             del self._active[name]
             try:
-                plugin.teardown()
+                with redirect_stdout(sys.stderr):  # stdout is the command's
+                    plugin.teardown()
             except KeyboardInterrupt:  # the user's
                 raise
             except BaseException as error:
-                output.warn(f"teardown of plugin {name} failed: {type(error).__name__}: {error}")
+                output.warn(f"teardown of plugin {name} failed: {one_line(error)}")
+
+
+@contextmanager
+def _told_of(record: PluginRecord) -> Iterator[None]:
+    """Turn what a foreign plugin raises into an error of one line that names it.
+
+    :raises AptError: see :meth:`Host._wanted`.
+    """
+    try:
+        yield
+    except (AptError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if not record.foreign:
+            raise
+        hint = f"mend it with: apt_model plugin disable {record.name}"
+        raise AptError(f"plugin {record.name} could not be loaded: {one_line(error)}", hint=hint) from error
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let nothing be printed, and undo what importing foreign code often changes: standard streams and directory."""
+    streams = sys.stdin, sys.stdout, sys.stderr
+    try:
+        directory = os.open(".", os.O_RDONLY)
+    except OSError:  # it is gone, or cannot be read: then nobody can come back to it
+        directory = -1
+    try:
+        with output.silenced():
+            yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = streams
+        if directory >= 0:
+            with suppress(OSError):
+                os.fchdir(directory)
+            os.close(directory)
 
 
 def require_usable(record: PluginRecord) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 def fault(file: Path) -> str:
     """Return why a drop-in's file or directory may not be run, in one line; ``""`` when it may.
 
-    A symbolic link is judged by itself, by all that lies on the way, and by what it leads to. Systems without owners
-    find no fault.
+    A symbolic link is judged by itself, by all that lies on the way, and by what it leads to. Systems without
+    owners find no fault.
     """
     if not hasattr(os, "getuid"):
         return ""

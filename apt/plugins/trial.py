@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final
 
-from apt.console.errors import BadInputError
+from apt.console.errors import one_line
 from apt.plugins import index
 from apt.plugins.completion_words import shown
 from apt.plugins.verdicts import Seal, Verdict, is_declaration
@@ -103,14 +103,6 @@ def _resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception as one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, BadInputError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def attempt(target: str, seal: Seal, *, seconds: float = SECONDS) -> Verdict:

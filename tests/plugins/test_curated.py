@@ -2,7 +2,10 @@
 
 import json
 import socket
+import socketserver
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,56 @@ def test_network_faults(simple_index: Any, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(NetworkError, match=r"not received within 0\.3 s"):
         curated.offers(f"{simple_index.url}/index.json")
     assert time.monotonic() - begun < 0.1 * len(INDEX)  # it did not wait for the end
+
+
+class Raw(socketserver.StreamRequestHandler):
+    """A server that sends what it was given, a byte every hundredth of a second where it drips."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.server.asked += 1
+        for i in range(0, len(self.server.answer), 1 if self.server.drips else 1 << 16):
+            try:
+                self.wfile.write(self.server.answer[i : i + (1 if self.server.drips else 1 << 16)])
+            except OSError:  # nobody listens any more
+                return
+            time.sleep(0.01 if self.server.drips else 0)
+
+
+@pytest.fixture
+def raw() -> Iterator[Any]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Raw) as server:
+        server.daemon_threads, server.drips, server.asked = True, False, 0
+        server.url = f"http://127.0.0.1:{server.server_address[1]}/index.json"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_headers_that_drip_and_redirections_without_end_are_given_up(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curated, "_SECONDS", 0.3)
+    raw.answer, raw.drips = b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 100, True  # 6 s
+    with pytest.raises(NetworkError, match=r"not received within 0\.3 s"):
+        curated.offers(raw.url)
+    raw.answer = b"HTTP/1.0 302 Found\r\nLocation: ?1\r\n\r\n"  # 0.4 s each, shorter than any one wait
+    with pytest.raises(NetworkError):
+        curated.offers(raw.url)
+    assert raw.asked <= 3
+
+
+def test_body_that_is_too_short_is_refused(raw: Any) -> None:
+    raw.answer = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(INDEX) + 7, INDEX)
+    with pytest.raises(NetworkError, match="7 bytes of it are missing"):
+        curated.offers(raw.url)
+
+
+def test_reason_of_a_server_reaches_no_terminal_as_it_is(raw: Any) -> None:
+    raw.answer = b"HTTP/1.0 404 \x1b[31mred\x07\r\n\r\n"
+    with pytest.raises(NetworkError, match="404") as refused:
+        curated.offers(raw.url)
+    assert str(refused.value).isprintable()
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:

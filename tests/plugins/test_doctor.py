@@ -144,3 +144,13 @@ def test_unreadable_directory_is_a_finding_of_its_own(environment: Make, open_di
     assert "cache-not-writable" in ran.stdout
     locked = here.run("plugin", "lock", "-o", "x.json")
     assert locked.returncode in (4, 8) and locked.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_cache_that_cannot_be_entered_is_a_finding(environment: Make, open_directory: Path) -> None:
+    here = environment(open_directory / "env")
+    (here.directory / "cache").mkdir(mode=0o700)
+    here.command = ["setpriv", "--reuid=65534", "--clear-groups", "--"]
+    ran = here.run("plugin", "doctor")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "cache-not-writable" in ran.stdout

@@ -88,6 +88,21 @@ def test_other_files_of_the_same_version_are_put_in_place(
     assert asked == [(str(wheel), "greet==1.0")] * 3
 
 
+def test_second_run_of_pip_that_fails_tells_what_the_first_did(
+    put: Make, make_wheel: Make, plugin_source: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(make_wheel("greet"))
+
+    def install(_requirements: list[str], *, replace: bool = False, **_: Any) -> tuple[str, ...]:
+        if replace:
+            raise AptError("pip could not install greet: disk")
+        return ("new==2.0",)
+
+    monkeypatch.setattr(packages, "install", install)
+    with pytest.raises(AptError, match=r"disk; installed before that: new==2\.0"):
+        installing.install([str(make_wheel("greet", source=plugin_source("greet", top="# edited")))])
+
+
 def test_required_plugin_that_is_disabled_or_broken_is_told(
     dropin: Make, plugin_source: Make, asked: list, make_wheel: Make
 ) -> None:
@@ -162,6 +177,12 @@ def test_directories_and_packages_of_an_index(
     done = here.json("plugin", "install", project, "on-index", "--index", known)
     assert done["installed"] == ["from-directory==1.0", "made-helper==1.0", "on-index==1.0"]
     assert set(here.plugins()) == {"from-directory", "on-index"}
+    would = here.json("plugin", "uninstall", "from-directory", "on-index", "--dry-run")
+    wanted = {"from-directory": project, "on-index": "on-index==1.0"}
+    assert {r["plugin"]: r["restore"] for r in would["removed"]} == {
+        name: f"apt_model plugin install {what}" for name, what in wanted.items()
+    }
+    assert here.json("plugin", "doctor", "from-directory")["findings"] == []
     assert "brings no plugin" in here.json("plugin", "install", "made-helper>=1", code=4)["error"]["message"]
     found = here.json("plugin", "search", "SERVED", "--index", known)
     assert [p["state"] for p in found["plugins"]] == []  # once installed, its own description counts

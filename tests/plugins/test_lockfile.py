@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from typing import Any
 
 import pytest
@@ -80,7 +81,17 @@ def test_any_content_is_kept_to_the_byte(content: bytes) -> None:
         (("dropins", 1, "files", 0, "path"), "\u5927/.git", "does not lie in"),
         (("dropins", 1, "files", 0, "path"), "\u5927\\x", "does not lie in"),
         (("dropins", 1, "files", 0, "base64"), "?", "the content cannot be read"),
+        (("dropins", 0, "name"), f"{'h' * 300}.py", "which it cannot be"),
+        (("dropins", 0, "name"), "__pycache__", "which it cannot be"),
+        (("dropins", 1, "files", 0, "path"), "\u5927/\ud800.py", "does not lie in"),
+        (("dropins", 1, "files", 0, "path"), "\u5927/" + "\u4e2d" * 86 + ".py", "does not lie in"),
+        (("dropins", 1, "files", 0, "path"), "\u5927/a b.toml/x", "'\u5927/a b.toml' as a file and as a directory"),
+        (("dropins", 1, "files", 0, "path"), "\u5927/__pycache__/a.py", "bytecode is not taken"),
+        (("dropins", 1, "files", 0, "path"), "\u5927/deep/a.PYC", "bytecode is not taken"),
+        (("packages", 0, "wheel"), f"{'h' * 300}.whl", "packages[0].wheel is"),
         (("disabled",), "hello", "disabled is not a list"),
+        (("disabled",), ["model-pruning"], "disabled names 'model-pruning', which is no plugin of the lock"),
+        (("environment",), {"python": f"=={'9' * 5000}"}, "no version specifier"),
         (("environment",), {"torch": "2.0"}, "no version specifier"),
         (("environment",), {"gcc": ">=1"}, "environment has the unknown field 'gcc'"),
     ],
@@ -144,3 +155,10 @@ def test_size_is_bounded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(lockfile, "LARGEST", 100)
     with pytest.raises(BadInputError, match="is larger than 32 MiB"):
         lockfile.read(path)
+
+
+def test_pipes_and_directories_are_no_locks(tmp_path: Any) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(BadInputError, match="is not a file and no lock file"):
+            lockfile.read(path)

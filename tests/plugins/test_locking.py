@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apt.console.errors import BadInputError, TargetExistsError
-from apt.plugins import locking, packages
+from apt.plugins import build, lockfile, locking, packages
 
 Make = Callable[..., Any]
 
@@ -91,3 +91,34 @@ def test_index_is_named_for_what_it_has_and_nothing_else(
     third = environment("third", index=simple_index.url)
     assert "hash" in third.json("plugin", "sync", tmp_path / "set.json", code=1)["error"]["message"].lower()
     assert third.plugins() == {}
+
+
+@pytest.mark.usefixtures("no_index")
+def test_modules_beside_dropins_are_locked_and_bytecode_is_not(
+    dropin: Make, plugin_source: Make, tmp_path: Path
+) -> None:
+    dropin("_none/data.txt", "")
+    assert locking.lock(tmp_path / "empty.json").dropins == ()
+    dropin("here/__init__.py", plugin_source("here", top="from .._helper import X"))
+    for name in ("here/deep.pyc", "here/__pycache__/a.pyc", "__pycache__/a.pyc", "_notes.txt"):
+        dropin(name, "")
+    dropin("_helper.py", "X = 1\n")
+    dropin("_parts/one.py", "Y = 2\n")
+    build.set_disabled(["here", "model-pruning"])
+    result = locking.lock(tmp_path / "set.json")
+    held = lockfile.read(tmp_path / "set.json")
+    files = {f.path for d in held.dropins for f in d.files}
+    assert files == {"here/__init__.py", "_helper.py", "_parts/one.py", "_none/data.txt"}
+    assert (held.disabled, result.disabled) == (("here",), ("here",))  # what is ours is each environment's own
+
+
+@pytest.mark.usefixtures("no_index")
+def test_places_that_no_lock_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for place in ("/", ".", ".."):
+        for overwrite in (False, True):
+            with pytest.raises(TargetExistsError):
+                locking.lock(Path(place), overwrite=overwrite)
+    assert list(here.iterdir()) == []

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from apt.console.errors import AptError
+from apt.console.errors import AptError, one_line
 from apt.plugins import declare, dropins, host, index, trial
 from apt.plugins.verdicts import Seal, Verdict
 
@@ -79,7 +79,7 @@ def try_here(target: str, seal: Seal, *, seconds: float = trial.SECONDS) -> Verd
     try:
         return Verdict(seal, "", declare.describe(declare.load_class(target)), 0.1, 1)
     except Exception as error:
-        return Verdict(seal, trial.one_line(error))
+        return Verdict(seal, one_line(error))
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

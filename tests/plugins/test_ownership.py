@@ -71,15 +71,22 @@ def test_package_is_looked_at_as_a_whole(tmp_path: Path) -> None:
     assert ownership.fault(package).startswith(f"{inner} can be written")
 
 
-def test_cached_bytecode_counts(file: Path) -> None:
-    cache = file.parent / "__pycache__"
-    cache.mkdir()
-    (cache / "one.cpython-311.pyc").write_bytes(b"")
-    (cache / "other.cpython-311.pyc").write_bytes(b"")
-    (cache / "other.cpython-311.pyc").chmod(0o666)
-    assert ownership.fault(file) == ""
-    (cache / "one.cpython-311.pyc").chmod(0o666)
-    assert "one.cpython-311.pyc can be written by others" in ownership.fault(file)
+@ROOT_ONLY
+def test_every_link_on_the_way_counts(file: Path, tmp_path: Path) -> None:
+    """Who owns a link in a sticky directory can lead it elsewhere."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "between").symlink_to(file)
+    first = file.parent / "first.py"
+    first.symlink_to("../shared/between")
+    assert ownership.fault(first) == ""
+    os.chown(shared / "between", 987654, -1, follow_symlinks=False)
+    assert ownership.fault(first) == f"{shared / 'between'} belongs to the user 987654"
+    (shared / "place").symlink_to(file.parent)
+    assert ownership.fault(shared / "place" / file.name) == ""
+    os.chown(shared / "place", 987654, -1, follow_symlinks=False)
+    assert ownership.fault(shared / "place" / file.name) == f"{shared / 'place'} belongs to the user 987654"
 
 
 def test_link_is_judged_by_what_it_leads_to(file: Path, tmp_path: Path) -> None:

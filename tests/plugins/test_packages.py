@@ -79,3 +79,8 @@ def test_nothing_of_the_current_directory_is_imported(tmp_path: Path, monkeypatc
     (tmp_path / "pip" / "__init__.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(tmp_path)
     assert packages.pip("--version").returncode == 0
+
+
+def test_exception_inside_pip_is_told_by_its_last_line() -> None:
+    stderr = "ERROR: Exception:\nTraceback (most recent call last):\n  File x\nValueError: it is so\n"
+    assert packages.failure(stderr, "install", ["x"]).message == "pip could not install x: ValueError: it is so"

@@ -83,6 +83,11 @@ def change(locked: Path, edit: Callable[[dict], None]) -> Path:
             "the wheel of gone==1.0 is not there",
         ),
         (lambda d: d["dropins"][0]["files"][0].update(path="../evil.py"), 4, "does not lie in big"),
+        (
+            lambda d: d["dropins"][0].update(plugins=["model-pruning"]) or d.update(disabled=["model-pruning"]),
+            4,
+            "the plugin model-pruning is part of apt_model, and no lock holds it",
+        ),
         (lambda d: d.update(run="rm"), 4, "has the unknown field 'run'"),
     ],
 )
@@ -168,3 +173,18 @@ def test_plugin_directory_that_cannot_be_written_is_told(locked: Path, environme
     assert "cannot write" in error["message"]
     (there.home / "plugins").unlink()
     assert there.json("plugin", "sync", locked)["differences"] == []
+
+
+def test_modules_beside_dropins_come_along_and_ours_stay_as_they_are(
+    environment: Make, plugin_source: Make, tmp_path: Path
+) -> None:
+    here, there = environment("here"), environment("there")
+    here.drop("one.py", plugin_source("one", top="from ._helper import X"))
+    here.drop("_helper.py", "X = 1\n")
+    here.json("plugin", "lock", "-o", tmp_path / "set.json")
+    there.json("plugin", "disable", "model-pruning")
+    done = there.json("plugin", "sync", tmp_path / "set.json", "--exact")
+    assert (done["installed"], done["differences"]) == (["_helper.py", "one.py"], [])
+    assert there.json("plugin", "try", "one")["trials"][0]["verdict"] == "passed"
+    again = there.json("plugin", "sync", tmp_path / "set.json", "--exact")
+    assert (again["installed"], again["disabled"]) == ([], ["model-pruning"])

@@ -32,6 +32,14 @@ def attempt(path: Path, seconds: float = trial.SECONDS) -> Verdict:
     return trial.attempt(f"apt_dropins.{path.stem}:", Seal.of(path), seconds=seconds)
 
 
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
 def test_sound_plugin_says_what_it_registers_and_what_its_import_costs(dropin: Dropin, plugin_source: Source) -> None:
     top = "ballast = bytearray(32 << 20)\nballast[::4096] = b'x' * len(ballast[::4096])\nimport time; time.sleep(0.2)"
     verdict = attempt(dropin("one.py", plugin_source("one", top=top)))
@@ -102,23 +110,93 @@ def test_loop_that_swallows_exceptions_is_killed_with_what_it_started(
     assert verdict.reason == "importing it took longer than 2 s; plugin try --seconds gives it more"
     pid = int(note.read_text())
     for _ in range(100):  # init takes a moment to reap it
-        try:
-            os.kill(pid, 0)
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (ProcessLookupError, FileNotFoundError):
-            return
-        if state == "Z":
+        if not _runs(pid):
             return
         time.sleep(0.05)
     pytest.fail("the plugin's child outlived the trial")
 
 
-def test_threads_and_exit_handlers_of_a_plugin_are_not_waited_for(dropin: Dropin, plugin_source: Source) -> None:
-    top = (
-        "import atexit, threading, time\natexit.register(time.sleep, 600)\n"
-        "threading.Thread(target=time.sleep, args=(600,)).start()"
-    )
+@pytest.mark.parametrize(
+    "thread",
+    [
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+        "threading.Thread(target=time.sleep, args=(0.05,)).start()",
+        "pool = concurrent.futures.ThreadPoolExecutor(2); pool.submit(print).result()",
+    ],
+)
+def test_threads_that_end_and_exit_handlers_are_not_waited_for(
+    thread: str, dropin: Dropin, plugin_source: Source
+) -> None:
+    top = f"import atexit, concurrent.futures, threading, time\natexit.register(time.sleep, 600)\n{thread}"
     assert attempt(dropin("thread.py", plugin_source("thread", top=top))).reason == ""
+
+
+def test_thread_that_does_not_end_is_a_reason(dropin: Dropin, plugin_source: Source) -> None:
+    top = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), name='工人').start()"
+    verdict = attempt(dropin("thread.py", plugin_source("thread", top=top)))
+    assert verdict.reason == "it leaves the thread '工人' running, which keeps every command from ending"
+
+
+def test_exception_without_a_text_is_told_by_its_type(dropin: Dropin, plugin_source: Source) -> None:
+    top = "class Mute(BaseException):\n    def __str__(self): raise self\nraise Mute"
+    assert attempt(dropin("mute.py", plugin_source("mute", top=top))).reason == "Mute"
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1, 2)])
+def test_caller_may_have_closed_the_standard_streams(
+    closed: tuple[int, ...], dropin: Dropin, plugin_source: Source, tmp_path: Path
+) -> None:
+    path, told = dropin("one.py", plugin_source("one")), tmp_path / "told"
+    code = (
+        f"import os\nfor descriptor in {closed}: os.close(descriptor)\n"
+        "from pathlib import Path\nfrom apt.plugins import trial\nfrom apt.plugins.verdicts import Seal\n"
+        f"verdict = trial.attempt('apt_dropins.one:', Seal.of(Path({str(path)!r})))\n"
+        f"Path({str(told)!r}).write_text(repr((verdict.reason, verdict.declared['name'])))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert told.read_text() == "('', 'one')"
+
+
+def test_relative_paths_are_those_of_the_caller(
+    plugin_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APT_HOME", "主目录")
+    monkeypatch.setattr(sys, "path", [*sys.path, "库"])
+    path = tmp_path / "主目录" / "plugins" / "one.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(plugin_source("one", top="import beside_the_caller"), encoding="utf-8")
+    (tmp_path / "库").mkdir()
+    (tmp_path / "库" / "beside_the_caller.py").write_text("")
+    assert attempt(path).reason == ""
+
+
+@pytest.mark.parametrize("top", ["while True: pass", "signal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass"])
+def test_trial_ends_though_who_waits_for_it_was_killed(
+    top: str, dropin: Dropin, plugin_source: Source, tmp_path: Path
+) -> None:
+    note = tmp_path / "pid"
+    first = f"import os, signal\nwith open({str(note)!r}, 'w') as file: file.write(str(os.getpid()))\n"
+    dropin("loop.py", plugin_source("loop", top=first + top))
+    code = (
+        "from apt.plugins import trial\n"
+        "trial._CHILD = 'import os; os.cpu_count = lambda: 1; ' + trial._CHILD\n"
+        "from apt.plugins.verdicts import Seal\ntrial.attempt('apt_dropins.loop:', Seal('', 0, 0, ''), seconds=1.0)"
+    )
+    waiting = subprocess.Popen([sys.executable, "-c", code])
+    for _ in range(200):
+        if note.exists() and note.read_text():
+            break
+        time.sleep(0.05)
+    waiting.kill()
+    waiting.wait()
+    pid = int(note.read_text())
+    for _ in range(600):
+        if not _runs(pid):
+            return
+        time.sleep(0.05)
+    os.kill(pid, 9)
+    pytest.fail("the trial outlived its bound")
 
 
 def test_prints_reach_nobody_and_files_land_nowhere(
