@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from apt.console.errors import AptError
+from apt.console.errors import AptError, first_line
 from apt.plugins import index
+from apt.plugins.completion_words import shown
 from apt.plugins.distributions import address, canonical, name_of, origin
 from apt.plugins.dropins import DROPINS
 from apt.plugins.manifest import FILE, TARGET, read_manifest
@@ -227,8 +228,8 @@ def _from_distribution(
     facts = {"name": point.name, **said}
     target = f"{point.module}:{point.attr or ''}"
     name = facts.pop("distribution")
-    location = f"distribution {name}" if name else str(getattr(dist, "_path", "metadata that cannot be read"))
-    found = Found("entry point", point.name, target, None, location, facts)
+    location = f"distribution {shown(name)}" if name else str(getattr(dist, "_path", "metadata that cannot be read"))
+    found = Found("entry point", shown(point.name), target, None, location, facts)
     file = source_of(point.module, search_path) or source_of(point.module, _project(dist))
     if file is None:
         return found
@@ -300,6 +301,8 @@ def _described(found: Found, file: Path) -> Found:
         found.facts |= read_source(file, module, wanted)
         if found.foreign and (manifest := manifest_of(found.root, file)):
             found.facts |= read_manifest(manifest, found.folder)
-    except (AptError, OSError, ValueError) as error:  # ValueError: of a number with too many digits to be shown
+    except (AptError, OSError) as error:
         found.fault = str(error)
+    except Exception as error:  # whatever a hostile file can raise, it costs nobody but this plugin
+        found.fault = f"{type(error).__name__}: {first_line(error)}"
     return found

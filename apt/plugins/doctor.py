@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from apt.checkpoint.diagnosis import findings_tables
 from apt.checkpoint.findings import Finding, error, note, warning
@@ -16,7 +16,11 @@ from apt.plugins import build, distributions, host, index, manifest, ownership, 
 from apt.plugins.dependencies import HELD, held_versions, installed_version
 from apt.plugins.discovery import GROUP, Found, Watch, find, manifest_of, source_of
 from apt.plugins.records import PluginRecord
+from apt.plugins.regular import read_regular
 from apt.plugins.uninstalling import restoring
+
+#: A larger list of entry points is none.
+_LARGEST: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +176,8 @@ def _of_metadata(known: set[str]) -> Iterator[Finding]:
     for entry in index.search_path():
         for file in _entry_points(Path(entry)):
             try:
-                text = file.read_text("utf-8", "replace")
-            except OSError:
+                text = read_regular(file, _LARGEST).decode("utf-8", "replace")
+            except (AptError, OSError):
                 continue
             _, found, section = text.partition(f"[{GROUP}]")
             lines = [line.strip() for line in section.partition("\n[")[0].splitlines() if found]
@@ -250,8 +254,8 @@ def _of_cache() -> Iterator[Finding]:
 def _tried(file: Path) -> str:
     """Return the path that a verdict's file is about; ``""`` when it cannot be read."""
     try:
-        path = json.loads(file.read_bytes().partition(b"\n")[2])["seal"]["path"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        path = json.loads(read_regular(file, verdicts.LARGEST).partition(b"\n")[2])["seal"]["path"]
+    except (AptError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     return path.partition("\0")[0] if isinstance(path, str) else ""
 

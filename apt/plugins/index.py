@@ -158,8 +158,8 @@ def ready_bytes(wanted: str) -> bytes | None:
     if os.environ.get("APT_NO_CACHE"):
         return None
     try:
-        with open(_file(), "rb", buffering=0) as file:
-            head = file.read(_HEAD_BYTES)
+        with open(_file(), "rb", buffering=0, opener=_open_at_once) as file:
+            head = file.read(_HEAD_BYTES) or b""
             table = _table(head)
             if table is None or wanted not in table or _section(file, table, "identity") != _encode(_identity()):
                 return None
@@ -169,6 +169,11 @@ def ready_bytes(wanted: str) -> bytes | None:
             return _section(file, table, wanted)
     except (OSError, ValueError):
         return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: opening a pipe would wait for whoever writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _table(head: bytes) -> dict[str, tuple[int, int, int]] | None:

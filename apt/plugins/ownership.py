@@ -36,8 +36,12 @@ def fault(file: Path) -> str:
 def _inside(file: Path) -> list[Path]:
     """Return everything that Python would read: the file, or the directory with its content."""
     found = [file]
-    for root, directories, files in os.walk(file):  # of a file: nothing
-        found += [Path(root, name) for name in (*directories, *files)]
+    waiting = [file] if file.is_dir() else []
+    while waiting:  # os.walk calls itself for each level, of which there may be more than Python allows
+        for path in sorted(waiting.pop().iterdir()):
+            found.append(path)
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
     return found
 
 

@@ -18,6 +18,8 @@ from apt.plugins.regular import read_regular
 _LARGEST: Final = 1 << 20
 #: A longer text is none that anybody shows; f-strings of f-strings would make one that fills the memory.
 _LONGEST: Final = 10_000
+#: Characters and elements that all values of a module may take together: one constant can be named again and again.
+_MOST: Final = 1 << 20
 _TEXTS: Final = ("name", "version", "author", "description")
 _LISTS: Final = ("required_dependencies", "optional_dependencies", "requires", "conflicts")
 
@@ -90,6 +92,7 @@ class _Reader:
 
     def __init__(self, tree: ast.Module, module: str, *, package: bool) -> None:
         self._constants: dict[str, Any] = {}
+        self._left = _MOST
         #: Targets of the module's objects by what they are called there.
         self.names: dict[str, str] = {}
         for statement in tree.body:
@@ -161,21 +164,35 @@ class _Reader:
         return _text(self._value(node))
 
     def _value(self, node: ast.expr | None) -> Any:
-        """Return a literal's value, a list for a tuple; ``None`` for what only running the code would tell."""
+        """Return a literal's value, a list for a tuple; ``None`` for what only running the code would tell.
+
+        :raises BadInputError: when the values of the module are larger than any that somebody wrote.
+        """
         match node:
             case ast.Constant(value=value):
                 return value
             case ast.Name(id=name):
-                return self._constants.get(name)
+                return self._spent(self._constants.get(name))
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 values = [self._value(e) for e in elements]
                 return None if None in values else values
             case ast.JoinedStr(values=parts):
                 texts = [self._value(p.value if isinstance(p, ast.FormattedValue) else p) for p in parts]
                 if all(isinstance(t, str) for t in texts) and sum(map(len, texts)) <= _LONGEST:
-                    return "".join(texts)
+                    return self._spent("".join(texts))
                 return None
         return None
+
+    def _spent(self, value: Any) -> Any:
+        """Return a value that the source does not spell out here, and count what it takes."""
+        waiting = [value]
+        while waiting:
+            each = waiting.pop()
+            self._left -= 1 + (len(each) if isinstance(each, str | bytes | list) else 0)
+            if self._left < 0:
+                raise BadInputError(f"values that its source names are longer than {_MOST >> 20} MiB")
+            waiting += each if isinstance(each, list) else ()
+        return value
 
 
 def _text(value: object) -> str:

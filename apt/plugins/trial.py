@@ -19,13 +19,10 @@ from typing import Any, Final
 from apt.console.errors import one_line
 from apt.plugins import index
 from apt.plugins.completion_words import shown
-from apt.plugins.verdicts import Seal, Verdict, is_declaration
+from apt.plugins.verdicts import MOST, Seal, Verdict, is_declaration
 
 #: Longest trial that is waited for, from the start of the child to its answer.
 SECONDS: Final = 5.0
-
-#: Seconds and bytes beyond this were not measured.
-_MOST: Final = 1 << 60
 
 #: Bytes of a file that a plugin may write in its trial; its answer is one.
 _MOST_WRITTEN: Final = 16 << 20
@@ -127,7 +124,7 @@ def attempt(target: str, seal: Seal, *, seconds: float = SECONDS) -> Verdict:
         if "reason" in answer:
             return Verdict(seal, shown(str(answer["reason"])) or "?")
         took, taken = float(answer["import_seconds"]), int(answer["import_bytes"])
-        if not is_declaration(answer["declared"]) or not (0 <= took < _MOST and 0 <= taken < _MOST):
+        if not is_declaration(answer["declared"]) or not (0 <= took < MOST and 0 <= taken < MOST):
             raise ValueError(answer)
         return Verdict(seal, "", answer["declared"], took, taken)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from apt.console.errors import AptError
 from apt.plugins import dropins, index
 from apt.plugins.records import PluginRecord
+from apt.plugins.regular import read_regular
 
 #: Files of a package that are part of what it declares or does; its data is not code.
 _CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
@@ -26,6 +28,10 @@ _CODE: Final = (".py", ".pyc", ".toml", ".so", ".pyd")
 _HASHED_FILES: Final = 512
 _HASHED_BYTES: Final = 32 << 20
 _DEEPEST: Final = 64
+#: Seconds and bytes beyond this were not measured.
+MOST: Final = 1 << 60
+#: A larger file is no verdict: a trial tells at most 16 MiB, which JSON may write longer.
+LARGEST: Final = 32 << 20
 _KEEP_SECONDS: Final = 180 * 86400
 
 #: Fields of what a plugin declares, by what they hold.
@@ -177,14 +183,26 @@ def find(path: str) -> Verdict | None:
     if os.environ.get("APT_NO_CACHE"):
         return None
     try:
-        checksum, _, text = _file(path).read_bytes().partition(b"\n")
+        checksum, _, text = read_regular(_file(path), LARGEST).partition(b"\n")
         if int(checksum, 16) != zlib.crc32(text):
             return None
         data = json.loads(text)
         verdict = Verdict(**{**data, "seal": Seal(**data["seal"])})
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (AptError, OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return verdict if verdict.seal.path == path and (verdict.reason or is_declaration(verdict.declared)) else None
+    return verdict if verdict.seal.path == path and _is_verdict(verdict) else None
+
+
+def _is_verdict(read: Verdict) -> bool:
+    """Whether every field that was read is of its type: whoever can write a file can write its checksum."""
+    seal, measured = read.seal, (read.import_seconds, read.import_bytes)
+    texts = (seal.path, seal.sha256, read.reason, read.target)
+    numbers = (seal.size_bytes, seal.mtime_ns, read.import_bytes)
+    if not all(isinstance(t, str) for t in texts) or not all(type(n) is int for n in numbers):
+        return False
+    if type(read.import_seconds) not in (int, float) or not all(0 <= m < MOST for m in measured):
+        return False
+    return is_declaration(read.declared) or (bool(read.reason) and read.declared == {})
 
 
 def keep(verdict: Verdict) -> None:
