@@ -37,19 +37,21 @@ class Watch:
     """What the index depends on: the stamp of every path, taken before the path was read.
 
     :param optional: stamps of paths that are watched while there are few.
+    :param rare: stamps of what brings no plugin and seldom comes to, watched while there are few with those.
     :param newest_ns: latest change of any of them.
     """
 
     stamps: dict[str, int] = field(default_factory=dict)
     optional: dict[str, int] = field(default_factory=dict)
+    rare: dict[str, int] = field(default_factory=dict)
     newest_ns: int = 0
 
-    def add(self, path: str | Path, *, optional: bool = False) -> None:
+    def add(self, path: str | Path, *, optional: bool = False, rare: bool = False) -> None:
         """Take a path's stamp; see :func:`apt.plugins.index.stamp`."""
         text = str(path)
         if text in self.stamps:
             return
-        (self.optional if optional else self.stamps).setdefault(text, index.stamp(text))
+        (self.rare if rare else self.optional if optional else self.stamps).setdefault(text, index.stamp(text))
         try:
             self.newest_ns = max(self.newest_ns, Path(text).stat().st_ctime_ns)
         except OSError:
@@ -57,8 +59,11 @@ class Watch:
 
     def all_stamps(self) -> dict[str, int]:
         """Return what is to be watched."""
-        every = self.optional | self.stamps
-        return every if len(every) <= _WATCHED_PATHS else self.stamps
+        chosen = self.stamps
+        for more in (self.optional, self.rare):
+            every = more | chosen
+            chosen = every if len(every) <= _WATCHED_PATHS else chosen
+        return chosen
 
     def changed_since(self, moment_ns: int) -> bool:
         """Whether a path has changed after a moment, or so shortly before that its next change might look the same."""
@@ -201,6 +206,8 @@ def _points(dist: importlib.metadata.Distribution, watch: Watch) -> list[importl
     try:
         if directory is not None and not all(map(_readable, (Path(directory, n) for n in _METADATA))):
             return []
+        if directory is not None:
+            watch.add(Path(directory, "entry_points.txt"), rare=True)
         text = dist.read_text("entry_points.txt") or ""
         if GROUP not in text:
             return []
