@@ -138,7 +138,7 @@ def _of_manifest(record: PluginRecord, found: Found) -> Iterator[Finding]:
             return
         says = manifest.read_manifest(held, found.folder)
         is_ = source.read_source(file, module, wanted)
-    except (AptError, OSError, ValueError):
+    except (AptError, OSError, ValueError, RecursionError):
         return  # its status tells
     for field in says:
         if field in is_ and (mine := _comparable(says[field])) != (theirs := _comparable(is_[field])):

@@ -1,6 +1,7 @@
 """Files that no plugin should be made of: each costs nobody but its plugin, and none is waited for."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from apt.console.errors import BadInputError
-from apt.plugins import build, trust
+from apt.plugins import build, doctor, trust
+from apt.plugins.discovery import wait_a_tick
 from apt.plugins.records import PluginRecord
 from apt.plugins.regular import read_regular
 
@@ -104,6 +106,7 @@ def test_metadata_that_is_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: 
         os.mkfifo(info / name)
     monkeypatch.setattr(sys, "path", [sys.path[0], str(tmp_path), *sys.path[1:]])
     assert build.build().command("info") is not None
+    assert doctor.examine().findings
 
 
 def test_changed_entry_point_is_another_plugin(
@@ -146,3 +149,87 @@ def test_only_regular_files_are_read_and_no_more_than_wanted(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BadInputError, match="pipe is not a regular file"):
         read_regular(tmp_path / "pipe", 1024)
+
+
+def installed(site: Path, name: str, points: str | None, source: str = "") -> Path:
+    """Put a package of one module on the search path."""
+    info = site / f"{name}-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    if points is not None:
+        (info / "entry_points.txt").write_text(points)
+    (site / f"{name}.py").write_text(source)
+    return info / "entry_points.txt"
+
+
+def test_classes_that_are_imported_in_a_circle_harm_no_other(site: Path, dropin: Dropin, plugin_source: Source) -> None:
+    dropin("good.py", plugin_source("good"))
+    installed(site, "odd", "[apt_model.plugins]\nodd = odd_circle:P\n")
+    (site / "odd_circle").mkdir()
+    (site / "odd_circle" / "__init__.py").write_text("from odd_circle.inner import P\n")
+    (site / "odd_circle" / "inner.py").write_text("from odd_circle import P\n")
+    (site / "odd_circle" / "plugin.toml").write_text("[plugin]\nname = 'odd'\n")
+    data = build.build()
+    assert data.plugin("good").usable
+    assert (data.plugin("odd").status, "RecursionError" in data.plugin("odd").reason) == ("broken", True)
+    assert "odd" in doctor.examine().looked_at
+
+
+def test_name_of_an_entry_point_is_shown_as_a_terminal_can(site: Path, plugin_source: Source) -> None:
+    installed(site, "odd", "[apt_model.plugins]\n\x1b[31mred = odd:Made\n", plugin_source("odd"))
+    record = build.build().plugin("odd")
+    assert record.folder == "[31mred"
+    assert trust.attempt(record).reason == ""
+    assert build.build().plugin("odd").status == "ready"
+
+
+@pytest.mark.parametrize(
+    "before", [None, "[console_scripts]\nodd = odd:main\n"], ids=["without a file", "another group"]
+)
+def test_first_entry_point_of_an_installed_package_is_seen(
+    before: str | None, site: Path, plugin_source: Source
+) -> None:
+    points = installed(site, "odd", before, plugin_source("odd"))
+    wait_a_tick()
+    build.build()
+    assert build.index.ready_text("data") is not None
+    points.write_text("[apt_model.plugins]\nodd = odd:Made\n")
+    assert build.index.ready_text("data") is None
+    assert build.build().plugin("odd").usable
+
+
+def test_index_and_verdict_that_are_pipes_are_not_waited_for(dropin: Dropin, plugin_source: Source) -> None:
+    dropin("good.py", plugin_source("good"))
+    trust.attempt(build.build().plugin("good"))
+    build.build()
+    cache = Path(build.index.cache_directory())
+    for file in (*cache.glob("index-*"), *cache.glob("verdicts/*")):
+        file.unlink()
+        os.mkfifo(file)
+    assert build.index.ready_text("help") is None
+    assert "good" in doctor.examine().looked_at
+    assert build.build().plugin("good").status == "untried"
+    assert build.index.ready_text("help") is not None
+    trust.admit(build.build().plugin("good"))
+    assert build.build().plugin("good").status == "ready"
+
+
+def test_directories_deeper_than_python_calls_itself_harm_no_other(
+    dropin: Dropin, plugin_source: Source, apt_home: Path
+) -> None:
+    dropin("good.py", plugin_source("good"))
+    folder = dropin("odd.py", "").with_suffix("")
+    folder.with_suffix(".py").unlink()
+    folder.mkdir()
+    (folder / "__init__.py").write_text(plugin_source("odd"))
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("a", dir_fd=here)
+        inner = os.open("a", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    data = build.build()
+    assert (data.plugin("good").usable, data.plugin("odd").status) == (True, "broken")
+    assert "odd" in doctor.examine().looked_at
+    subprocess.run(["rm", "-r", str(folder)], check=True)  # shutil.rmtree, which pytest uses, calls itself too

@@ -67,6 +67,20 @@ def test_values_of_the_wrong_kind_are_left_to_the_trial(tmp_path: Path) -> None:
     assert read(tmp_path, f"class P(Plugin):\n    api = 0x{'f' * 9000}\n") == nothing
 
 
+@pytest.mark.parametrize(
+    ("top", "body"),
+    [
+        (f"a = {'x' * 9000!r}\nb = [{'a,' * 50_000}]\n", "requires = b"),
+        ("b0 = ['x']\n" + "".join(f"b{i + 1} = [b{i}, b{i}]\n" for i in range(60)), "requires = b60"),
+        (f"a = {'x' * 9000!r}\n", "def register_commands(self, r):\n" + " " * 8 + "r.add_command(a, a, a);" * 1000),
+    ],
+    ids=["one list", "lists of lists", "arguments"],
+)
+def test_one_value_is_not_named_without_end(tmp_path: Path, top: str, body: str) -> None:
+    with pytest.raises(BadInputError, match="values that its source names are longer than 1 MiB"):
+        read(tmp_path, f"{top}class P(Plugin):\n    {body}\n")
+
+
 def test_text_that_would_fill_the_memory_is_not_made(tmp_path: Path) -> None:
     doubled = "".join(f"a{i + 1} = f'{{a{i}}}{{a{i}}}'\n" for i in range(60))
     found = read(tmp_path, f"a0 = 'xx'\n{doubled}class P(Plugin):\n    name = f'{{a2}}'\n    description = a60\n")

@@ -1,7 +1,10 @@
 """Verdicts hold for the files that were tried, in the environment in which they were."""
 
+import dataclasses
+import json
 import os
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,33 @@ ROW = {"name": "x", "target": "", "help": ""}
 )
 def test_what_no_plugin_can_declare_is_no_verdict(package: Path, declared: dict) -> None:
     verdicts.keep(Verdict(Seal.of(package), "", declared, 0.25, 1000))
+    assert verdicts.find(str(package)) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"declared": [1], "reason": "bad"},
+        {"declared": [1]},
+        {"reason": 5},
+        {"target": None},
+        {"import_seconds": "1"},
+        {"import_seconds": float("nan")},
+        {"import_seconds": -1.0},
+        {"import_bytes": 1.5},
+        {"import_bytes": 1 << 70},
+        {"seal": {"size_bytes": "1"}},
+        {"seal": {"sha256": [1]}},
+    ],
+    ids=str,
+)
+def test_forged_fields_are_no_verdict(package: Path, changes: dict) -> None:
+    verdict = Verdict(Seal.of(package), "", DECLARED, 0.25, 1000)
+    verdicts.keep(verdict)
+    (path,) = Path(verdicts.directory()).iterdir()
+    data = dataclasses.asdict(verdict)
+    text = json.dumps({**data, **changes, "seal": {**data["seal"], **changes.get("seal", {})}}).encode()
+    path.write_bytes(f"{zlib.crc32(text):08x}\n".encode() + text)
     assert verdicts.find(str(package)) is None
 
 
