@@ -133,6 +133,21 @@ def test_hooks_of_hostile_plugins_are_told_once_and_change_no_output(
         assert all("hook before_operation of plugin aa-prints failed: SystemExit: 5" in line for line in told)
 
 
+@pytest.mark.parametrize("error", ["GeneratorExit()", "Odd('x')", "Mute()"])
+@pytest.mark.parametrize("method", ["before_operation", "after_operation", "setup", "teardown", "run"])
+def test_whatever_a_plugin_raises_leaves_one_document(method: str, error: str, cli: Callable, plugins: Path) -> None:
+    top = "class Odd(BaseException): ...\nclass Mute(Exception):\n    def __str__(self): return 1 / 0"
+    hook = f"def {method}(self, *args): raise {error}\n    def information(self): return []"
+    (plugins / "odd.py").write_text(TEMPLATE.format(top=top, name="odd", api=1, command="odd", hook=hook))
+    healthy = cli("info", "tiny", "--json")
+    assert (healthy.code, json.loads(healthy.out)["architecture"] != "") == (0, True)
+    own = cli("odd", "--json")
+    if method in ("setup", "run"):
+        assert own.code == 1
+        assert error.partition("(")[0] in json.loads(own.out)["error"]["message"]
+    assert "Traceback" not in healthy.err + own.err
+
+
 def test_safe_mode_runs_nothing_of_others(cli: Callable, plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APT_SAFE_MODE", "")  # --safe-mode sets it for the whole process
     add_hostile(plugins, hook="def before_operation(self): 1 / 0")

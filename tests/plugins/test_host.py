@@ -1,5 +1,7 @@
 """The host at work: plugins live when they are used, hooks that raise stop nobody, components are found."""
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,6 +100,72 @@ def test_hook_that_raises_what_is_no_exception_stops_nobody(
     assert capsys.readouterr().err == (
         "warning: hook diagnostics of plugin bad failed: Odd: x\nwarning: teardown of plugin bad failed: Odd: y\n"
     )
+
+
+def test_exception_that_has_no_text_is_told_by_its_type(
+    dropin: Dropin, plugin_source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = "class Mute(Exception):\n    def __str__(self): raise GeneratorExit"
+    methods = "    def {}(self): raise Mute\n"
+    dropin("one.py", plugin_source("one", top=top, body=(methods * 2).format("diagnostics", "teardown")))
+    dropin("two.py", plugin_source("two", top=top, body=(methods * 2).format("diagnostics", "setup")))
+    assert host.fire("diagnostics") == []
+    host.refresh()
+    assert set(capsys.readouterr().err.splitlines()) == {
+        "warning: hook diagnostics of plugin one failed: Mute",
+        "warning: plugin two could not be loaded: Mute",
+        "warning: teardown of plugin one failed: Mute",
+    }
+
+
+def test_what_registering_raises_is_an_error_of_one_line(dropin: Dropin, plugin_source: Source, tmp_path: Path) -> None:
+    """In its trial a plugin may have registered what it does not register now."""
+    flag = tmp_path / "flag"
+    top = "from pathlib import Path\ndef mean(x): ..."
+    fails = f"        if Path({str(flag)!r}).exists(): raise GeneratorExit('now')\n"
+    body = f"    def register_components(self, r):\n{fails}        r.add_component('loss', 'mean', mean)\n"
+    body += f"    def register_commands(self, r):\n{fails}        r.add_command('c', print)"
+    dropin("bad.py", plugin_source("bad", top=top, body=body))
+    command = host.current().data.command("c")
+    assert command is not None
+    host.current().target_of(command)
+    flag.touch()
+    for use in (lambda: host.current().target_of(command), host.registry().get("loss", "mean").load):
+        with pytest.raises(AptError, match=r"^plugin bad could not be loaded: GeneratorExit: now"):
+            use()
+
+
+def test_hook_changes_neither_the_commands_options_nor_those_of_another_hook(
+    dropin: Dropin, plugin_source: Source, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    body = f"""
+    def before_operation(self, options):
+        with open({str(trace)!r}, "a") as file: json.dump(options, file)
+        options["models"].clear(); options["config"]["train"].clear(); options.clear()
+"""
+    for name in ("one", "two"):
+        dropin(f"{name}.py", plugin_source(name, top="import json", body=body))
+    options = {"models": ["a", "b"], "config": {"train": {"steps": 1}}}
+    host.fire("before_operation", operation="x", options=options)
+    assert options == {"models": ["a", "b"], "config": {"train": {"steps": 1}}}
+    assert trace.read_text() == json.dumps(options) * 2
+
+
+def test_streams_and_directory_are_as_before_a_plugin_came(
+    dropin: Dropin, plugin_source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = "sys.stdin = sys.stdout = sys.stderr = io.StringIO(); os.chdir('/')"
+    body = f"    def setup(self): {change}\n    def diagnostics(self): sys.stdout = sys.stderr = io.StringIO()\n"
+    body += "    def teardown(self): print('from teardown')"
+    dropin("one.py", plugin_source("one", top=f"import io, os, sys\n{change}", body=body))
+    before = sys.stdin, sys.stdout, sys.stderr, Path.cwd()
+    host.current().activate(host.current().data.plugin("one"))
+    assert (sys.stdin, sys.stdout, sys.stderr, Path.cwd()) == before
+    host.fire("diagnostics")
+    assert (sys.stdin, sys.stdout, sys.stderr, Path.cwd()) == before
+    host.refresh()
+    assert capsys.readouterr() == ("", "from teardown\n")
 
 
 @pytest.mark.parametrize("error", ["SystemExit(0)", "ValueError(0)", "BaseException(0)"])
