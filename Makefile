@@ -15,7 +15,9 @@ quickstart: $(VENV)/.installed-plugins
 	$(BIN)/apt_model quickstart $(ARGS)
 
 test: $(VENV)/.installed-dev lint types
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 -q
+	@# A temporary directory of this run's own: what another run left behind cannot fail this one.
+	tmp=$$(mktemp -d) && { OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TMPDIR="$$tmp" $(BIN)/python -m pytest -n 2 -q; \
+	status=$$?; rm -rf "$$tmp"; exit $$status; }
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -229,7 +229,9 @@ def test_directories_deeper_than_python_calls_itself_harm_no_other(
         os.close(here)
         here = inner
     os.close(here)
-    data = build.build()
-    assert (data.plugin("good").usable, data.plugin("odd").status) == (True, "broken")
-    assert "odd" in doctor.examine().looked_at
-    subprocess.run(["rm", "-r", str(folder)], check=True)  # shutil.rmtree, which pytest uses, calls itself too
+    try:
+        data = build.build()
+        assert (data.plugin("good").usable, data.plugin("odd").status) == (True, "broken")
+        assert "odd" in doctor.examine().looked_at
+    finally:
+        subprocess.run(["rm", "-r", str(folder)], check=True)  # shutil.rmtree, which pytest uses, calls itself too
