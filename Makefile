@@ -16,7 +16,7 @@ quickstart: $(VENV)/.installed-plugins
 
 test: $(VENV)/.installed-dev lint types
 	@# A temporary directory of this run's own: what another run left behind cannot fail this one.
-	tmp=$$(mktemp -d) && { OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TMPDIR="$$tmp" $(BIN)/python -m pytest -n 2 -q; \
+	tmp=$$(mktemp -d) && chmod 755 "$$tmp" && { OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TMPDIR="$$tmp" $(BIN)/python -m pytest -n 2 -q; \
 	status=$$?; rm -rf "$$tmp"; exit $$status; }
 
 lint: $(VENV)/.installed-dev
