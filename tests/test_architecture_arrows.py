@@ -25,11 +25,14 @@ HEIGHTS = {
     "apt.registry": 1,
     "apt.events": 1,
     "apt.options": 1,
+    "apt.document": 1,
     "apt.console": 0,
 }
 
 #: Rooms of one height that may use one another, with the reason.
 BETWEEN_NEIGHBOURS = {
+    ("apt.document", "apt.registry"): "an unknown key is told with the nearest known word",
+    ("apt.training", "apt.evaluation"): "a run is judged by the one set of statistics",
     ("apt.checkpoint", "apt.store"): "a checkpoint is opened by its name in the store",
 }
 #: What no start of a command may pay for; functions import it on use.

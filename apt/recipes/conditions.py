@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from apt.document import scalar
 from apt.recipes import references
-from apt.recipes.document import scalar
 from apt.recipes.references import Reference, ReferenceFault
 
 _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {

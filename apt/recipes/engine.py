@@ -21,11 +21,11 @@ from apt import events
 from apt.console import output
 from apt.console.errors import AptError, CheckFailedError, TargetExistsError, UsageError, explain
 from apt.console.output import to_jsonable
+from apt.document import DocumentError, Problem
 from apt.options import Input
 from apt.recipes import references
 from apt.recipes.conditions import Condition, ConditionFault
 from apt.recipes.digests import Digests
-from apt.recipes.document import Problem, RecipeError
 from apt.recipes.fields import marked
 from apt.recipes.keys import StepKey, output_path, step_key
 from apt.recipes.records import Records, StepRecord, fault_of, witness
@@ -59,7 +59,7 @@ class Engine:
     :param registry: where the operations are looked up.
     :param settings: inputs given by the user, as text.
     :param out: the output directory; made when something runs.
-    :raises RecipeError: when anything in the recipe is wrong; nothing has run then.
+    :raises DocumentError: when anything in the recipe is wrong; nothing has run then.
     """
 
     def __init__(self, path: Path, registry: Registry, *, settings: Mapping[str, str], out: Path) -> None:
@@ -189,7 +189,7 @@ class Engine:
     def _options(self, step: Step, results: dict[str, Any]) -> BaseModel:
         """Resolve and validate a step's options.
 
-        :raises RecipeError: when a result does not fit the option that refers to it.
+        :raises DocumentError: when a result does not fit the option that refers to it.
         """
         place = (*step.location, "with")
         schema = self._registry.get("operation", step.operation).load_schema()
@@ -198,13 +198,13 @@ class Engine:
         try:
             resolved = references.resolve(step.options, scope)
         except ReferenceFault as fault:
-            raise RecipeError([Problem(document.file, document.line(place), fault.message, fault.hint)]) from None
+            raise DocumentError([Problem(document.file, document.line(place), fault.message, fault.hint)]) from None
         problems = []
         for error in option_errors(schema, resolved):
             message, hint = describe(error, schema, step)
             problems.append(Problem(document.file, document.line((*place, *error["loc"])), message, hint))
         if problems:
-            raise RecipeError(problems)
+            raise DocumentError(problems)
         options = schema.model_validate_json(output.to_json(resolved), strict=True)
         assert isinstance(options, BaseModel)
         return options

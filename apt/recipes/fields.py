@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
+from apt.document import Location
 from apt.options import Input, Output
-from apt.recipes.document import Location
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 import apt
+from apt.document import Location
 from apt.options import Input
 from apt.recipes.digests import Digests
-from apt.recipes.document import Location
 from apt.recipes.fields import Marked, marked
 from apt.registry import Component
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
-from apt.recipes.document import Location
+from apt.document import Location
 from apt.registry import did_you_mean
 
 _PATTERN: Final = re.compile(r"\$\$\{|\$\{([^}]*)\}")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from apt.console.errors import UsageError
+from apt.document import Document, Location, read, scalar
 from apt.recipes import references
 from apt.recipes.conditions import Condition, ConditionFault
-from apt.recipes.document import Document, Location, read, scalar
 from apt.recipes.references import ReferenceFault
 from apt.registry import did_you_mean
 
@@ -75,7 +75,7 @@ def read_recipe(path: Path, settings: Mapping[str, str] | None = None) -> Recipe
     """Read a recipe and check its shape; operations and options are checked by :mod:`apt.recipes.validation`.
 
     :param settings: inputs given on the command line, as text.
-    :raises RecipeError: never here for faults of shape: they are collected in ``recipe.document.problems``.
+    :raises DocumentError: never here for faults of shape: they are collected in ``recipe.document.problems``.
     :raises UsageError: for a setting that the recipe does not have or that is of the wrong type.
     """
     document = read(path)

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from apt.console.errors import AptError, explain
+from apt.document import Location
 from apt.recipes import references
 from apt.recipes.conditions import ConditionFault
-from apt.recipes.document import Location
 from apt.recipes.references import ReferenceFault
 from apt.recipes.schema import Recipe, Step, check_inputs
 from apt.registry import Component, Registry, did_you_mean
@@ -25,7 +25,7 @@ from apt.registry import Component, Registry, did_you_mean
 def validate(recipe: Recipe, registry: Registry, out: Path) -> None:
     """Check a recipe against the operations that are installed.
 
-    :raises RecipeError: with every fault, each with its line.
+    :raises DocumentError: with every fault, each with its line.
     """
     _Validator(recipe, registry, out).run()
     recipe.document.raise_problems()

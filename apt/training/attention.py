@@ -12,6 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from apt.training.contract import RowSource, RowStream
+from apt.training.data.rows import longest_row
+
 NAME: Final = "apt_short_window"
 
 #: Families whose attention is this and nothing more (no soft cap, no sinks).
@@ -64,8 +67,9 @@ def _bias(mask: Tensor | None, tokens: int, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def fast_attention(models: Sequence[Any], window: int, dtype: torch.dtype | None) -> Iterator[None]:
+def fast_attention(models: Sequence[Any], data: RowSource | RowStream, dtype: torch.dtype | None) -> Iterator[None]:
     """Give the models the attention above where it is the faster one; their own again afterwards."""
+    window = longest_row(data)
     changed: list[tuple[Any, str]] = []
     try:
         for model in models:

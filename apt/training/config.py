@@ -3,54 +3,142 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from apt.console.errors import NotFoundError, UsageError
-from apt.registry import CORE_COMPONENTS, Component, Registry, did_you_mean
-from apt.training.contract import Loss, Resources
+from apt.document import Document, read
+from apt.registry import Registry
+from apt.training.components import core_registry
 from apt.training.losses.ce import CrossEntropyOptions
 from apt.training.optimizers.adamw import AdamWOptions
+from apt.training.samplers.epochs import ShuffledOptions
 from apt.training.schedulers import CosineOptions
-from apt.training.sections import Section
-
-#: Keys of the ``train`` section that hold components, and the kind of each.
-COMPONENT_KEYS: Final = {"loss": "loss", "optimizer": "optimizer", "scheduler": "scheduler"}
+from apt.training.sections import (
+    DataSection,
+    LossSection,
+    OptimizerSection,
+    SamplerSection,
+    SchedulerSection,
+    TuningSection,
+)
+from apt.training.tuning.full import FullOptions
+from apt.training.validation import check
 
 Precision = Literal["auto", "fp32", "bf16"]
+Sharding = Literal["none", "fsdp2"]
+OnFault = Literal["stop", "skip"]
+WandbMode = Literal["online", "offline", "disabled"]
 
 
-class TrainSection(BaseModel):
-    """The ``train`` section."""
-
+class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    loss: SerializeAsAny[Section] = Field(default=CrossEntropyOptions(), description="A component of kind loss.")
-    optimizer: SerializeAsAny[Section] = Field(default=AdamWOptions(), description="A component of kind optimizer.")
-    scheduler: SerializeAsAny[Section] = Field(default=CosineOptions(), description="A component of kind scheduler.")
+
+class EarlyStopping(_Settings):
+    """When a run ends before its last step."""
+
+    patience: int = Field(ge=1, description="Evaluations without an improvement after which the run ends.")
+    min_delta: float = Field(default=0.0, ge=0.0, description="What counts as an improvement, in nats per token.")
+
+
+class Guards(_Settings):
+    """What is done about steps that would spoil the model."""
+
+    on_non_finite: OnFault = Field(
+        default="stop", description="Of a loss or gradient that is no finite number: stop, or skip the step."
+    )
+    spike_factor: float | None = Field(
+        default=None,
+        gt=1.0,
+        description="A step whose loss exceeds the mean of the last steps by this factor is a spike; none when absent.",
+    )
+    spike_window: int = Field(default=50, ge=2, description="Steps that the mean is taken over.")
+    on_spike: OnFault = Field(default="skip", description="Of a spike: stop, or skip the step.")
+    most_skipped: int = Field(default=20, ge=0, description="Steps that may be skipped before the run is stopped.")
+
+
+class TrainSection(_Settings):
+    """The ``train`` section."""
+
+    loss: LossSection = Field(default=CrossEntropyOptions(), description="A component of kind loss.")
+    optimizer: OptimizerSection = Field(default=AdamWOptions(), description="A component of kind optimizer.")
+    scheduler: SchedulerSection = Field(default=CosineOptions(), description="A component of kind scheduler.")
+    sampler: SamplerSection = Field(default=ShuffledOptions(), description="A component of kind sampler.")
+    tuning: TuningSection = Field(default=FullOptions(), description="A component of kind tuning: what is trained.")
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_rows: int = Field(
-        default=8, ge=1, description="Rows of one micro-batch; a step sees batch_rows x grad_accum rows."
+        default=8,
+        ge=1,
+        description="Rows of one micro-batch of one process; a step sees batch_rows x grad_accum x processes rows.",
     )
     grad_accum: int = Field(default=1, ge=1, description="Micro-batches a step.")
     max_grad_norm: float = Field(default=1.0, gt=0.0, description="Longer gradients are cut to this norm.")
+    log_every: int | None = Field(
+        default=None, ge=1, description="Steps between logged figures; as eval_every when absent."
+    )
     eval_every: int = Field(
         default=50, ge=1, description="Steps between evaluations; the run's state is saved at each."
     )
-    eval_rows: int = Field(default=16, ge=1, description="Training rows that the best checkpoint is chosen by.")
+    eval_rows: int = Field(
+        default=16,
+        ge=1,
+        description="Rows that the best checkpoint is chosen by: of data.eval where there is one, else training rows "
+        "set aside.",
+    )
+    early_stopping: EarlyStopping | None = Field(default=None, description="None when absent.")
+    guards: Guards = Field(default=Guards(), description="What is done about steps that would spoil the model.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Order of the rows, and every other random choice.")
     precision: Precision = Field(
         default="auto", description="Of matrix products; auto is bf16 where the machine multiplies it natively."
     )
+    compile: bool = Field(default=False, description="Run the model's body through torch.compile.")
+    sharding: Sharding = Field(
+        default="none", description="fsdp2 shards parameters over the processes (CUDA only); none repeats them (DDP)."
+    )
 
 
-class TrainConfig(BaseModel):
-    """A whole run by its settings; models, texts and outputs are named elsewhere."""
+class DataConfig(_Settings):
+    """The ``data`` section: what is trained on, and what is evaluated on and never trained on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    train: DataSection = Field(description="A component of kind data.")
+    eval: DataSection | None = Field(
+        default=None, description="A component of kind data; when absent, train.eval_rows rows of train are set aside."
+    )
 
-    train: TrainSection
+
+class TrackingConfig(_Settings):
+    """The ``tracking`` section: where figures go beside the run directory."""
+
+    tensorboard: bool = Field(default=False, description="Write TensorBoard events to the run directory.")
+    wandb_mode: WandbMode | None = Field(
+        default=None, description="When absent: online where a key is present, else offline; disabled without wandb."
+    )
+    wandb_project: str = Field(default="apt_model", min_length=1, description="The project of the W&B run.")
+    run_name: str | None = Field(default=None, min_length=1, description="Name of the run; the output's when absent.")
+
+
+class TrainConfig(_Settings):
+    """A whole run by its settings."""
+
+    model: str | None = Field(
+        default=None, min_length=1, description="The model to train, where the command names no other."
+    )
+    teacher: str | None = Field(
+        default=None, min_length=1, description="The teacher of a distillation, where the command names no other."
+    )
+    data: DataConfig | None = Field(default=None, description="What is trained on; a caller may bring its own rows.")
+    train: TrainSection = Field(description="The run.")
+    tracking: TrackingConfig | None = Field(default=None, description="Nothing is tracked when absent.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.train.early_stopping is not None and self.train.eval_every > self.train.steps:
+            raise ValueError("train.early_stopping: no evaluation comes before the last step; lower train.eval_every")
+        if (self.train.log_every or 0) > self.train.steps:
+            raise ValueError("train.log_every: nothing is logged before the last step; lower it")
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """Return the config as plain values, defaults filled in."""
@@ -61,75 +149,23 @@ class TrainConfig(BaseModel):
         return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
 
 
-def core_registry() -> Registry:
-    """The components that the core brings itself."""
-    return Registry(CORE_COMPONENTS)
-
-
 def parse_config(values: Mapping[str, Any], registry: Registry | None = None) -> TrainConfig:
     """Validate a config as a whole; nothing else is read.
 
-    :raises UsageError: for an unknown key, component, type or range, with its path and the nearest known word.
+    :raises DocumentError: for an unknown key, component, type or range, with its path and the nearest known word.
     """
-    registry = registry or core_registry()
-    tree = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    train = tree.get("train")
-    if isinstance(train, dict):
-        for key, kind in COMPONENT_KEYS.items():
-            if key in train:
-                train[key] = _parse_section(f"train.{key}", train[key], kind, registry)
-    config: TrainConfig = _validate(TrainConfig, tree, "")
+    return _checked(Document("", dict(values)), registry)
+
+
+def read_config(path: Path, registry: Registry | None = None) -> TrainConfig:
+    """Read a config from a YAML file and validate it as a whole.
+
+    :raises NotFoundError: when there is no such file.
+    :raises DocumentError: with every fault, each with file and line.
+    """
+    return _checked(read(path), registry)
+
+
+def _checked(document: Document, registry: Registry | None) -> TrainConfig:
+    config: TrainConfig = check(TrainConfig, document, registry or core_registry())
     return config
-
-
-def _parse_section(path: str, value: Any, kind: str, registry: Registry) -> Any:
-    if isinstance(value, Section):
-        return value
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise UsageError(f"{path}: expected a section with a 'name'", hint=f"known: {', '.join(registry.names(kind))}")
-    try:
-        component = registry.get(kind, value["name"])
-    except NotFoundError as error:
-        raise UsageError(f"{path}.name: {error.message}", hint=error.hint) from None
-    component = component.admitted()
-    return _validate(component.load_schema() if component.schema else Section, dict(value), path)
-
-
-def _validate(schema: type[BaseModel], values: Mapping[str, Any], path: str) -> Any:
-    try:
-        return schema.model_validate(values, strict=False)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(filter(None, [path, *map(str, first["loc"])]))
-        if first["type"] == "extra_forbidden":
-            known = _fields_at(schema, first["loc"][:-1])
-            raise UsageError(f"{where}: unknown key", hint=did_you_mean(str(first["loc"][-1]), known)) from None
-        raise UsageError(f"{where}: {first['msg'].lower()}, got {first['input']!r}") from None
-
-
-def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model found by walking ``location`` down from ``schema``."""
-    for part in location:
-        inner = schema.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            schema = inner
-    return list(schema.model_fields)
-
-
-def component_of(kind: str, section: Section, registry: Registry | None = None) -> Component:
-    """Return the component that a section names."""
-    return (registry or core_registry()).get(kind, section.name)
-
-
-def build_loss(options: Section, registry: Registry | None = None, *, resources: Resources | None = None) -> Loss:
-    """Return the loss that a section describes.
-
-    :raises UsageError: when the loss needs a resource (a teacher) that is not given.
-    """
-    target = component_of("loss", options, registry).load()
-    resources = resources or Resources()
-    for need in sorted(target.needs):
-        if getattr(resources, need, None) is None:
-            raise UsageError(f"the loss {options.name!r} needs a {need}")
-    loss: Loss = target(options, resources)
-    return loss

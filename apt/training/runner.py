@@ -2,99 +2,119 @@
 
 import functools
 import gc
-import json
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import PrinterCallback, TrainingArguments
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from apt.checkpoint.loading import quiet_transformers
 from apt.console.errors import UsageError
 from apt.console.progress import progress
 from apt.registry import Registry
 from apt.training.attention import fast_attention
-from apt.training.config import TrainConfig, build_loss, component_of, core_registry
-from apt.training.contract import Loss, Resources
-from apt.training.data import RowsDataset, TokenRows, stack
+from apt.training.callbacks import EarlyStop, RunCallback
+from apt.training.components import build, build_loss, component_of, core_registry
+from apt.training.config import TrainConfig, TrainSection
+from apt.training.contract import Resources, RowSource, RowStream, Tuning
+from apt.training.data.loader import BatchLoader
+from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
+from apt.training.guards import StepGuard
+from apt.training.module import LossModule
+from apt.training.parallel import refuse_sharding
 from apt.training.precision import autocast_dtype
 from apt.training.result import TrainResult, curve_of
-from apt.training.trainer import EVAL_METRIC, ContractTrainer, RunCallback
+from apt.training.run_directory import claim, last_complete
+from apt.training.trainer import EVAL_METRIC, ContractTrainer
 
 #: A transformers causal language model; its stubs are too partial to be of use to the checker.
 Model = Any
 
-RUN_NAME: Final = "run.json"
-START_NAME: Final = "start"
+START_NAME: Final = "start.safetensors"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of, once it is built."""
+
+    module: LossModule
+    tuning: Tuning
+    loader: BatchLoader
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
 
 
 def run(
     config: TrainConfig,
     model: Model,
-    rows: TokenRows,
+    data: RowSource | RowStream,
     *,
+    evaluation: RowSource | None = None,
     run_dir: Path,
     identity: str = "",
     resources: Resources | None = None,
     registry: Registry | None = None,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    may_change: tuple[str, ...] = (),
     label: str = "training",
 ) -> TrainResult:
     """Train ``model`` in place and leave it with the weights of its best evaluation.
 
-    :param rows: training rows; ``config.train.eval_rows`` of them are set aside to choose the best by.
+    :param data: what is trained on; without ``evaluation``, ``train.eval_rows`` of its rows are set aside to choose the
+        best by.
     :param run_dir: where the run's state is kept; a killed run that is called again with the same arguments goes on
         from its last saved state, exactly.
     :param identity: whatever else the run depends on (digests of model, teacher and text); a run directory of another
         identity or config is refused.
+    :param callbacks: of Trainer; they may look, not steer.
+    :param may_change: keys of the config (``train.steps``) in which a run that is resumed may differ.
     :raises UsageError: for a run directory of another run, or too few rows.
-    :raises AptError: when the loss stops being finite.
+    :raises UnsupportedError: when sharding was asked for where it cannot be done.
+    :raises AptError: when a guard stops the run.
     """
-    registry = registry or core_registry()
-    rows.check(model.config.vocab_size)
-    training, evaluation = rows.split(config.train.eval_rows)
-    loss = build_loss(config.train.loss, registry, resources=resources)
-    _claim(run_dir, config, identity)
-    model.to(device()).train()
+    section = config.train
+    refuse_sharding(section.sharding)
+    resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
+    if isinstance(data, TokenRows):
+        data.check(model.config.vocab_size)
+    training, evaluation = _split(section, data, evaluation)
+    claim(run_dir, config, identity, may_change)
     begun = time.monotonic()
     with (
         quiet_transformers(),
-        _as_fast_as_it_goes(config, model, rows, resources),
-        progress(label, config.train.steps, "steps") as bar,
+        fast_attention(_models(model, resources), data, autocast_dtype(section.precision, device())),
+        progress(label, section.steps, "steps") as bar,
     ):
+        parts = _build(config, model, training, resources)
         callback = RunCallback(bar, config.resolved())
-        trainer = _build_trainer(config, model, loss, training, evaluation, run_dir, registry, callback)
+        trainer = _trainer(config, parts, evaluation, run_dir, [callback, *callbacks])
         callback.trainer = trainer
-        last = _last_complete(run_dir)
+        last = last_complete(run_dir)
         if last is None:
-            model.save_pretrained(run_dir / START_NAME)
+            _save_start(trainer, run_dir / START_NAME)
+        else:
+            trainer.resume_place(last)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         result = _result(trainer, time.monotonic() - begun)
         if result.best_step == 0:
-            _restore_start(model, run_dir / START_NAME)
+            _restore_start(trainer, run_dir / START_NAME)
+        parts.tuning.finish(parts.module.model)
     model.eval()
-    del trainer, callback
+    del trainer, callback, parts
     gc.collect()
     return result
-
-
-def is_resumable(run_dir: Path, config: TrainConfig, identity: str) -> bool:
-    """Whether ``run_dir`` holds a run of exactly this config and identity."""
-    try:
-        held = json.loads((run_dir / RUN_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(held, dict) and held.get("identity") == identity and held.get("config") == config.resolved()
 
 
 def steps_within(
     seconds: float,
     config: TrainConfig,
     model: Model,
-    rows: TokenRows,
+    rows: RowSource,
     *,
     resources: Resources | None = None,
     registry: Registry | None = None,
@@ -103,31 +123,32 @@ def steps_within(
 
     The timed steps are whole, with a learning rate of zero: the model comes out as it went in.
     """
-    registry = registry or core_registry()
-    loss = build_loss(config.train.loss, registry, resources=resources)
-    optimizer = _build_optimizer(config, model, registry)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    place = device()
-    dtype = autocast_dtype(config.train.precision, place)
-    take = config.train.batch_rows
-    batch = {"input_ids": rows.ids[:take].to(place), "labels": rows.labels[:take].to(place)}
-    model.to(place).train()
+    section = config.train
+    resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
+    dtype = autocast_dtype(section.precision, device())
+    with torch.random.fork_rng(), fast_attention(_models(model, resources), rows, dtype):
+        parts = _build(config, model, rows, resources)
+        for group in parts.optimizer.param_groups:
+            group["lr"] = 0.0
+        batches = iter(parts.loader)
 
-    def one_step() -> float:
-        begun = time.monotonic()
-        for _ in range(config.train.grad_accum):
-            with torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
-                out = loss(model, batch, rng=torch.Generator(), step=0)
-            (out.loss_sum / out.weight.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
-            float(out.loss_sum.detach())
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return time.monotonic() - begun
+        def one_step() -> float:
+            begun = time.monotonic()
+            for _ in range(section.grad_accum):
+                batch = {k: v.to(device()) if hasattr(v, "to") else v for k, v in next(batches).items()}
+                with torch.autocast(device().type, dtype=dtype, enabled=dtype is not None):
+                    batch = dict(parts.module.prepare(batch, torch.Generator(), 0))
+                    loss = parts.module(batch, torch.Generator(), 0)
+                assert parts.module.out is not None
+                (loss / parts.module.out.weight.clamp(min=1)).backward()
+                float(loss.detach())
+            parts.optimizer.step()
+            parts.optimizer.zero_grad(set_to_none=True)
+            return time.monotonic() - begun
 
-    with torch.random.fork_rng(), _as_fast_as_it_goes(config, model, rows, resources):
         one_step()
         per_step = min(one_step() for _ in range(3))
+        parts.tuning.finish(parts.module.model)
     return max(1, int(seconds / (per_step * _OVERHEAD)))
 
 
@@ -135,94 +156,106 @@ def steps_within(
 _OVERHEAD: Final = 1.1
 
 
-def _as_fast_as_it_goes(
-    config: TrainConfig, model: Model, rows: TokenRows, resources: Resources | None
-) -> AbstractContextManager[None]:
-    teacher = resources.teacher if resources is not None else None
-    models = [model] if teacher is None else [model, teacher]
-    dtype = autocast_dtype(config.train.precision, device())
-    return fast_attention(models, rows.ids.shape[1], dtype)
-
-
 def device() -> torch.device:
-    """Where training runs: the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where training runs: this process's GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    found: torch.device = PartialState().device
+    return found
 
 
-def _claim(run_dir: Path, config: TrainConfig, identity: str) -> None:
-    """Write down whose run directory it is, or refuse one of another run."""
-    if (run_dir / RUN_NAME).exists():
-        if not is_resumable(run_dir, config, identity):
-            raise UsageError(
-                f"{run_dir} holds a run with another config, model or text", hint="remove it or choose another"
-            )
-        return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    aside = run_dir / f".{RUN_NAME}"
-    aside.write_text(json.dumps({"identity": identity, "config": config.resolved()}, indent=2), encoding="utf-8")
-    aside.replace(run_dir / RUN_NAME)
+def _models(model: Model, resources: Resources) -> list[Model]:
+    return [m for m in (model, resources.teacher) if m is not None]
 
 
-def _last_complete(run_dir: Path) -> Path | None:
-    """The newest saved state that was written to its end; what a kill left unfinished is removed.
+def _build(config: TrainConfig, model: Model, data: RowSource | RowStream, resources: Resources) -> _Parts:
+    section = config.train
+    tuning: Tuning = build("tuning", section.tuning, resources)
+    model.to(device()).train()
+    trained = tuning.begin(model)
+    module = LossModule(trained, build_loss(section.loss, resources=resources)).to(device())
+    if section.compile:
+        trained.base_model.compile()
+    optimizer = _optimizer(section, module, resources)
+    return _Parts(
+        module=module,
+        tuning=tuning,
+        loader=_loader(section, data, resources),
+        optimizer=optimizer,
+        schedule=_schedule(section, optimizer, resources),
+    )
 
-    Trainer writes ``trainer_state.json`` last, therefore a state that has it whole is whole.
-    """
-    found: list[tuple[int, Path]] = []
-    for path in run_dir.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), path))
-        except (OSError, ValueError, KeyError, TypeError):
-            shutil.rmtree(path, ignore_errors=True)
-    return max(found)[1] if found else None
+
+def _split(
+    section: TrainSection, data: RowSource | RowStream, evaluation: RowSource | None
+) -> tuple[RowSource | RowStream, RowSource]:
+    if evaluation is not None:
+        n = min(section.eval_rows, len(evaluation))
+        return data, Chosen(evaluation, torch.linspace(0, len(evaluation) - 1, n).round().long().tolist())
+    if is_stream(data):
+        raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
+    return set_aside(data, section.eval_rows)
 
 
-def _build_optimizer(config: TrainConfig, model: Model, registry: Registry) -> torch.optim.Optimizer:
-    section = config.train.optimizer
-    build = component_of("optimizer", section, registry).load()
-    optimizer: torch.optim.Optimizer = build(list(model.named_parameters()), section)
+def _optimizer(section: TrainSection, module: LossModule, resources: Resources) -> torch.optim.Optimizer:
+    """Parameters go by their names in the model; those of the loss keep the prefix ``loss.``."""
+    named = [(name.removeprefix("model."), p) for name, p in module.named_parameters()]
+    make = component_of("optimizer", section.optimizer, resources.registry).load()
+    optimizer: torch.optim.Optimizer = make(named, section.optimizer)
     return optimizer
 
 
-def _build_trainer(
-    config: TrainConfig,
-    model: Model,
-    loss: Loss,
-    training: TokenRows,
-    evaluation: TokenRows,
-    run_dir: Path,
-    registry: Registry,
-    callback: RunCallback,
-) -> ContractTrainer:
-    section = config.train
-    optimizer = _build_optimizer(config, model, registry)
-    schedule = component_of("scheduler", section.scheduler, registry).load()
+def _schedule(
+    section: TrainSection, optimizer: torch.optim.Optimizer, resources: Resources
+) -> torch.optim.lr_scheduler.LambdaLR:
+    schedule = component_of("scheduler", section.scheduler, resources.registry).load()
     factor: Callable[[int], float] = functools.partial(
         _factor, schedule=schedule, total=section.steps, options=section.scheduler
     )
-    trainer = ContractTrainer(
-        loss=loss,
-        evaluation=evaluation,
-        autocast=autocast_dtype(section.precision, device()),
-        model=model,
-        args=_arguments(config, run_dir),
-        train_dataset=RowsDataset(training),
-        eval_dataset=RowsDataset(evaluation),
-        data_collator=stack,
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
-        callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _factor(step: int, *, schedule: Callable[..., float], total: int, options: Any) -> float:
     return schedule(step, total, options)
 
 
-def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
+def _loader(section: TrainSection, data: RowSource | RowStream, resources: Resources) -> BatchLoader:
+    state = PartialState()
+    sampler = None
+    if not is_stream(data):
+        make = component_of("sampler", section.sampler, resources.registry).load()
+        sampler = make(section.sampler, data, batch_rows=section.batch_rows, seed=section.seed)
+    return BatchLoader(
+        data,
+        sampler,
+        batch_rows=section.batch_rows,
+        batches=section.steps * section.grad_accum,
+        process=state.process_index,
+        processes=state.num_processes,
+    )
+
+
+def _trainer(
+    config: TrainConfig, parts: _Parts, evaluation: RowSource, run_dir: Path, callbacks: list[TrainerCallback]
+) -> ContractTrainer:
     section = config.train
+    stops = [EarlyStop(section.early_stopping)] if section.early_stopping is not None else []
+    trainer = ContractTrainer(
+        loader=parts.loader,
+        evaluation=evaluation,
+        autocast=autocast_dtype(section.precision, device()),
+        guard=StepGuard(section.guards),
+        model=parts.module,
+        args=_arguments(section, run_dir),
+        eval_dataset=[],  # evaluated by the trainer itself; Trainer only asks whether there is one
+        optimizers=(parts.optimizer, parts.schedule),
+        callbacks=[*callbacks, *stops],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(section: TrainSection, run_dir: Path) -> TrainingArguments:
     every = min(section.eval_every, section.steps)
     return TrainingArguments(
         output_dir=str(run_dir),
@@ -237,12 +270,13 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         save_strategy="steps",
         save_steps=every,
         logging_strategy="steps",
-        logging_steps=every,
+        logging_steps=min(section.log_every or every, section.steps),
         logging_nan_inf_filter=False,
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model=EVAL_METRIC,
         greater_is_better=False,
+        ignore_data_skip=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
@@ -267,9 +301,13 @@ def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
     )
 
 
-def _restore_start(model: Model, start: Path) -> None:
-    """Give the model the weights it came with: training did not improve it."""
-    from safetensors.torch import load_model
+def _save_start(trainer: ContractTrainer, path: Path) -> None:
+    """Keep the weights that training may not improve on."""
+    if trainer.args.should_save:
+        save_file(trainer.module.trained_state(), path)
+    trainer.accelerator.wait_for_everyone()
 
-    load_model(model, start / "model.safetensors", strict=False)
-    model.tie_weights()
+
+def _restore_start(trainer: ContractTrainer, path: Path) -> None:
+    """Give the model the weights it came with: training did not improve it."""
+    trainer.module.load_state_dict(load_file(path), strict=False)

@@ -1,6 +1,9 @@
-"""The base of every component's options."""
+"""The base of every component's options, and the marks by which a config says what kind of component belongs where."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 
 class Section(BaseModel):
@@ -9,3 +12,36 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="The component.")
+
+
+@dataclass(frozen=True, slots=True)
+class OfKind:
+    """Marks a field, or the items of a list or mapping, as a section that names a component of this kind."""
+
+    kind: str
+
+
+LossSection = Annotated[SerializeAsAny[Section], OfKind("loss")]
+OptimizerSection = Annotated[SerializeAsAny[Section], OfKind("optimizer")]
+SchedulerSection = Annotated[SerializeAsAny[Section], OfKind("scheduler")]
+SamplerSection = Annotated[SerializeAsAny[Section], OfKind("sampler")]
+DataSection = Annotated[SerializeAsAny[Section], OfKind("data")]
+TuningSection = Annotated[SerializeAsAny[Section], OfKind("tuning")]
+TeacherSection = Annotated[SerializeAsAny[Section], OfKind("teacher")]
+RolloutSection = Annotated[SerializeAsAny[Section], OfKind("rollout")]
+RewardSection = Annotated[SerializeAsAny[Section], OfKind("reward")]
+
+
+__all__: Final = [
+    "DataSection",
+    "LossSection",
+    "OfKind",
+    "OptimizerSection",
+    "RewardSection",
+    "RolloutSection",
+    "SamplerSection",
+    "SchedulerSection",
+    "Section",
+    "TeacherSection",
+    "TuningSection",
+]

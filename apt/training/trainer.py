@@ -1,21 +1,22 @@
 """``transformers.Trainer`` under the project's loss contract."""
 
-import math
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
-from apt.console.errors import AptError
-from apt.console.progress import Bar
-from apt.events import announce
-from apt.training.contract import Batch, Loss, LossOut, count
-from apt.training.data import TokenRows
-from apt.training.losses.linear import Head, Terms, last_hidden, linear_loss, targets_of
+from apt.training.contract import Batch, RowSource, count, weight_of
+from apt.training.data.loader import BatchLoader
+from apt.training.evaluation import mean_of, score_source
+from apt.training.guards import StepGuard
+from apt.training.module import LossModule
 
 #: Trainer's names of logged figures, and ours.
 NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
@@ -23,21 +24,27 @@ NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": 
 #: What :meth:`ContractTrainer.evaluate` returns it as, and what the best checkpoint is chosen by.
 EVAL_METRIC = "eval_loss"
 
+#: Beside Trainer's own files in a saved state: where the run stands in its data, and what its guards remember.
+PLACE_NAME: Final = "place.json"
+
 
 class ContractTrainer(Trainer):
     """Divides the loss's sum by the weight of the whole step, so that accumulation equals one big batch.
 
-    Only public methods of Trainer are overridden: :meth:`get_batch_samples`, :meth:`compute_loss`,
-    :meth:`evaluate` and :meth:`log`.
+    Only public methods of Trainer are overridden: :meth:`get_train_dataloader`, :meth:`get_batch_samples`,
+    :meth:`compute_loss`, :meth:`evaluate`, :meth:`save_model` and :meth:`log`.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, loss: Loss, evaluation: TokenRows, autocast: torch.dtype | None, **rest: Any) -> None:
+    def __init__(
+        self, *, loader: BatchLoader, evaluation: RowSource, autocast: torch.dtype | None, guard: StepGuard, **rest: Any
+    ) -> None:
         super().__init__(**rest)
-        self._loss = loss
+        self._loader = loader
         self._evaluation = evaluation
         self._autocast_dtype = autocast
+        self.guard = guard
         self._generator = torch.Generator()
         self._sums: dict[str, list[Tensor]] = {}
         self._micro = 0
@@ -45,51 +52,69 @@ class ContractTrainer(Trainer):
         self._interval_begun = time.monotonic()
         self._logged_step = 0
         self.tokens = 0
-        #: Mean loss per token of the step that is being made or was made last.
-        self.step_loss = 0.0
+        self._step_loss = torch.zeros((), dtype=torch.float64)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader: it knows each process's share and where the run stands, so that nothing is skipped."""
+        return self._loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Fetch the micro-batches of one step and the number of tokens that they count together."""
+        """Fetch the micro-batches of one step, let the loss prepare them, and weigh them together."""
+        self._micro, self._step_loss = 0, torch.zeros((), dtype=torch.float64, device=device)
+        module = self.module
         samples = []
-        for _ in range(num_batches):
-            try:
-                samples.append(next(epoch_iterator))
-            except StopIteration:
-                break
-        self._micro, self.step_loss = 0, 0.0
-        weight = sum((count(s) for s in samples), torch.zeros((), dtype=torch.long)).to(device)
-        if self.args.world_size > 1:
-            weight = self.accelerator.gather(weight).sum()
-        self._interval_tokens += int(weight)
-        self.tokens += int(weight)
+        for micro in range(num_batches):
+            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in next(epoch_iterator).items()}
+            with self.autocast():
+                samples.append(module.prepare(batch, self._rng(micro, purpose=1), self.state.global_step))
+        weights = torch.stack([torch.stack([weight_of(s), count(s).double()]) for s in samples]).sum(0)
+        weight, tokens = self.accelerator.reduce(weights, "sum")
+        self._interval_tokens += int(tokens)
+        self.tokens += int(tokens)
         return samples, weight
+
+    @property
+    def module(self) -> LossModule:
+        """Model and loss, without what is wrapped around them."""
+        module: LossModule = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return module
+
+    def _rng(self, micro: int, purpose: int = 0) -> torch.Generator:
+        """Random choices of one micro-batch depend on seed, step and place only."""
+        place = micro * self.accelerator.num_processes + self.accelerator.process_index
+        chosen = f"{self.args.seed} {self.state.global_step} {place} {purpose}"
+        return self._generator.manual_seed(int.from_bytes(hashlib.sha256(chosen.encode()).digest()[:7]))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return one micro-batch's share of the step's mean loss."""
-        out = self._checked_loss(model, inputs)
-        for name, metric in out.metrics.items():
-            held = self._sums.setdefault(name, [torch.zeros((), dtype=torch.float64) for _ in range(2)])
-            held[0] += metric.sum.detach().double().cpu()
-            held[1] += metric.weight.double().cpu() if metric.aggregate == "mean" else 0.0
-        weight = num_items_in_batch if num_items_in_batch is not None else out.weight
+        loss_sum, weight = self._loss_of(model, inputs)
+        whole = num_items_in_batch if num_items_in_batch is not None else weight
         # Every process holds a share of the sum, and DDP averages over them.
-        loss = out.loss_sum / weight.clamp(min=1) * self.accelerator.num_processes
-        self.step_loss += float(loss.detach())
+        loss = loss_sum / whole.clamp(min=1).to(loss_sum.dtype) * self.accelerator.num_processes
+        self._step_loss += loss.detach().double() / self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
-    def _checked_loss(self, model: Any, inputs: Batch) -> LossOut:
-        step = self.state.global_step
-        self._generator.manual_seed((self.args.seed << 32) + (step << 8) + self._micro % 256)
+    def step_loss(self) -> float:
+        """Return the mean loss per token of the step that was made last, over all processes; all have to call it."""
+        return float(self.accelerator.reduce(self._step_loss, "sum"))
+
+    def _loss_of(self, model: Any, inputs: Batch) -> tuple[Tensor, Tensor]:
+        rng = self._rng(self._micro)
         self._micro += 1
         with self.autocast():
-            out = self._loss(model, inputs, rng=self._generator, step=step)
-        if not math.isfinite(float(out.loss_sum.detach())):
-            raise AptError(f"the loss is not a finite number at step {step + 1}", hint="lower the learning rate")
-        return out
+            loss_sum = model(inputs, rng, self.state.global_step)
+        out = self.module.out
+        assert out is not None
+        for name, metric in out.metrics.items():
+            zeros = [torch.zeros((), dtype=torch.float64, device=loss_sum.device) for _ in range(2)]
+            held = self._sums.setdefault(name, zeros)
+            held[0] += metric.sum.detach().double()
+            held[1] += metric.weight.double() if metric.aggregate == "mean" else 0.0
+        return loss_sum, out.weight
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -99,28 +124,46 @@ class ContractTrainer(Trainer):
             yield
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Score the evaluation rows: cross-entropy in nats per token, whatever the loss that is trained."""
-        model: Any = self.model
+        """Score the evaluation rows: cross-entropy in nats per token with its interval, whatever is trained."""
+        model: Any = self.module.model
         was_training = model.training
         model.eval()
-        total, weight = 0.0, 0
-        size = self.args.per_device_train_batch_size
         with torch.no_grad(), self.autocast():
-            for begin in range(0, len(self._evaluation), size):
-                part = slice(begin, begin + size)
-                batch = {
-                    "input_ids": self._evaluation.ids[part].to(self.args.device),
-                    "labels": self._evaluation.labels[part].to(self.args.device),
-                }
-                _, sums = linear_loss(last_hidden(model, batch), Head.of(model), targets_of(batch), Terms())
-                total += float(sums.cross_entropy)
-                weight += int(count(batch))
+            sums = score_source(
+                model, self._evaluation, batch_rows=self.args.per_device_train_batch_size, device=self.args.device,
+                process=self.accelerator.process_index, processes=self.accelerator.num_processes,
+            )  # fmt: skip
         model.train(was_training)
-        value = total / max(1, weight)
-        self.log({"eval/rows/loss": value, "train/tokens": self.tokens})
-        metrics = {EVAL_METRIC: value}
+        found = mean_of(self.accelerator.reduce(sums.to(self.args.device), "sum").cpu())
+        self.log(
+            {
+                "eval/rows/loss": found.value,
+                "eval/rows/loss_low": found.low,
+                "eval/rows/loss_high": found.high,
+                "train/tokens": self.tokens,
+            }
+        )
+        metrics = {EVAL_METRIC: found.value}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what the run changed, and where it stands in its data."""
+        from safetensors.torch import save_file
+
+        folder = Path(output_dir or str(self.args.output_dir))
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.module.trained_state(), folder / "model.safetensors", metadata={"format": "pt"})
+        place = {"data": self._loader.state_dict(), "guard": self.guard.state_dict()}
+        (folder / PLACE_NAME).write_text(json.dumps(place), encoding="utf-8")
+
+    def resume_place(self, folder: Path) -> None:
+        """Go on from where a saved state stood in its data."""
+        place = json.loads((folder / PLACE_NAME).read_text(encoding="utf-8"))
+        self._loader.load_state_dict(place["data"])
+        self.guard.load_state_dict(place["guard"])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log under the fixed names; with the training loss go the loss's own metrics and the speed."""
@@ -128,6 +171,8 @@ class ContractTrainer(Trainer):
         if "loss" in logs:
             renamed |= self._interval()
         super().log(renamed, start_time)
+        # Trainer's epoch is of its own loop, which begins anew in a resumed run.
+        self.state.log_history[-1].pop("epoch", None)
 
     def learning_rate(self) -> float:
         """The first parameter group's rate for the next step."""
@@ -138,7 +183,8 @@ class ContractTrainer(Trainer):
         """Figures since the last training log; starts a new interval."""
         seconds = max(time.monotonic() - self._interval_begun, 1e-9)
         steps = max(1, self.state.global_step - self._logged_step)
-        figures = {name: float(s) / (float(w) or 1.0) for name, (s, w) in self._sums.items()}
+        sums = self._reduced()
+        figures: dict[str, float] = {name: s / (w or 1.0) for name, (s, w) in sums.items()}
         figures["train/tokens"] = self.tokens
         figures["perf/tokens_per_s"] = self._interval_tokens / seconds
         figures["perf/step_s"] = seconds / steps
@@ -146,47 +192,17 @@ class ContractTrainer(Trainer):
         self._interval_begun, self._logged_step = time.monotonic(), self.state.global_step
         return figures
 
+    def _reduced(self) -> Mapping[str, tuple[float, float]]:
+        """The metrics' sums and weights over all processes."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        held = torch.stack([torch.stack(self._sums[n]) for n in names]).to(self.args.device)
+        whole = self.accelerator.reduce(held, "sum").cpu()
+        return {name: (float(whole[i, 0]), float(whole[i, 1])) for i, name in enumerate(names)}
+
     def restore_counters(self) -> None:
         """Take the token count from a resumed log."""
         self._logged_step = self.state.global_step
         for entry in self.state.log_history:
             self.tokens = int(entry.get("train/tokens", self.tokens))
-
-
-class RunCallback(TrainerCallback):
-    """Evaluates at the start and the end, moves the bar, announces, and makes a resumed run count on."""
-
-    def __init__(self, bar: Bar, config: Mapping[str, Any]) -> None:
-        self._bar = bar
-        self._config = config
-        self.trainer: ContractTrainer | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
-    ) -> None:
-        """Score the model as it came; or, in a resumed run, take up its counters."""
-        assert self.trainer is not None
-        announce("on_training_start", steps=state.max_steps, options=self._config)
-        self._bar.advance(state.global_step)
-        if state.global_step:
-            self.trainer.restore_counters()
-        else:
-            self.trainer.evaluate()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
-    ) -> TrainerControl:
-        """Ask for a last evaluation when the last step is no multiple of the interval."""
-        assert self.trainer is not None
-        self._bar.advance(1)
-        metrics = {"train/loss": self.trainer.step_loss, "train/lr": self.trainer.learning_rate()}
-        announce("on_training_step", step=state.global_step, metrics=metrics)
-        if state.global_step >= state.max_steps:
-            control.should_log = control.should_evaluate = control.should_save = True
-        return control
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """Announce the last figures."""
-        last = next((e for e in reversed(state.log_history) if "train/loss" in e), {})
-        metrics = {name: value for name, value in last.items() if "/" in name}
-        announce("on_training_end", steps=state.global_step, metrics=metrics)

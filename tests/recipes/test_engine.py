@@ -13,7 +13,7 @@ import pytest
 
 from apt import events
 from apt.console.errors import CheckFailedError, ExitCode, NotFoundError, TargetExistsError, UsageError
-from apt.recipes.document import RecipeError
+from apt.document import DocumentError
 from apt.recipes.engine import Engine
 from apt.recipes.records import Records
 
@@ -296,7 +296,7 @@ def test_a_result_that_does_not_fit_an_option_is_told_with_its_line(lab):
           output: "${out}/b.txt"
           times: ${steps.a.score}
     """
-    with pytest.raises(RecipeError, match=r"recipe.yaml:7: option 'times' of step 'b'"):
+    with pytest.raises(DocumentError, match=r"recipe.yaml:7: option 'times' of step 'b'"):
         run(lab, lab.recipe(text))
 
 

@@ -11,6 +11,7 @@ from training_helpers import small_model, small_rows
 from apt.console.errors import UsageError
 from apt.training import schedulers
 from apt.training.attention import NAME, fast_attention, short_window_attention
+from apt.training.data.rows import set_aside
 from apt.training.optimizers import adamw, muon
 
 
@@ -73,12 +74,12 @@ def test_muon_follows_its_groups_and_resumes_exactly() -> None:
 
 def test_split_spreads_the_rows_and_loses_none() -> None:
     rows = small_rows(10)
-    training, evaluation = rows.split(3)
+    training, evaluation = set_aside(rows, 3)
     assert len(training) == 7 and len(evaluation) == 3
-    together = torch.cat([training.ids, evaluation.ids])
-    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, rows.ids.tolist()))
+    together = [source[i]["input_ids"].tolist() for source in (training, evaluation) for i in range(len(source))]
+    assert sorted(together) == sorted(rows.ids.tolist())
     with pytest.raises(UsageError):
-        rows.split(10)
+        set_aside(rows, 10)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -100,17 +101,17 @@ def test_fast_attention_is_lent_and_taken_back() -> None:
     own = model.config._attn_implementation
     with torch.no_grad():
         plain = model(input_ids=rows.ids).logits
-        with fast_attention([model], 16, torch.bfloat16):
+        with fast_attention([model], rows, torch.bfloat16):
             assert model.config._attn_implementation == NAME
             fast = model(input_ids=rows.ids).logits
     assert model.config._attn_implementation == own
     assert torch.allclose(plain, fast, atol=1e-5)
-    with fast_attention([model], 16, None):
+    with fast_attention([model], rows, None):
         assert model.config._attn_implementation == own
 
 
 def test_fast_attention_leaves_other_families_alone() -> None:
-    model = small_model()
+    model, rows = small_model(), small_rows()
     model.config.model_type = "gemma2"
-    with fast_attention([model], 16, torch.bfloat16):
+    with fast_attention([model], rows, torch.bfloat16):
         assert model.config._attn_implementation != NAME

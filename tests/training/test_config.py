@@ -6,7 +6,8 @@ import pytest
 
 from apt.console.errors import UsageError
 from apt.registry import CORE_COMPONENTS, Component, Registry
-from apt.training.config import build_loss, parse_config
+from apt.training.components import build_loss
+from apt.training.config import parse_config
 from apt.training.sections import Section
 
 
@@ -23,7 +24,7 @@ def test_defaults_are_filled_in_and_resolved_configs_parse_to_themselves() -> No
     ("train", "message"),
     [
         ({"stepz": 3, "steps": 3}, "train.stepz: unknown key.*did you mean 'steps'"),
-        ({}, "train.steps: field required"),
+        ({}, "train.steps: is missing"),
         ({"steps": 0}, "train.steps: .*greater than or equal to 1"),
         ({"steps": "many"}, "train.steps: .*integer"),
         ({"steps": 3, "precision": "fp8"}, "train.precision"),

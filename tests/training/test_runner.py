@@ -17,7 +17,7 @@ from apt import events
 from apt.console.errors import AptError, BadInputError, UsageError
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.contract import Resources
-from apt.training.data import TokenRows
+from apt.training.data.rows import TokenRows, collate, set_aside
 from apt.training.runner import run, steps_within
 
 
@@ -93,9 +93,9 @@ def test_the_model_holds_the_best_weights(tmp_path: Path) -> None:
     config = small_config(steps=12, eval_every=2, optimizer={"name": "adamw", "lr": 0.1})
     rows = small_rows()
     result = run(config, model, rows, run_dir=tmp_path)
-    _, held = rows.split(4)
+    held = collate(list(set_aside(rows, 4)[1]))
     with torch.no_grad():
-        out = model(input_ids=held.ids, labels=held.labels)
+        out = model(input_ids=held["input_ids"], labels=held["labels"])
     assert float(out.loss) == pytest.approx(result.best_eval_loss, rel=1e-5)
 
 
@@ -156,8 +156,11 @@ def test_bad_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None
 
 def test_a_run_directory_of_another_run_is_refused(tmp_path: Path) -> None:
     run(small_config(), small_model(), small_rows(), run_dir=tmp_path, identity="a")
-    for config, identity in ((small_config(seed=5), "a"), (small_config(), "b")):
-        with pytest.raises(UsageError, match="another config, model or text"):
+    for config, identity, reason in (
+        (small_config(seed=5), "a", "another config: train.seed"),
+        (small_config(), "b", "another model or text"),
+    ):
+        with pytest.raises(UsageError, match=reason):
             run(config, small_model(), small_rows(), run_dir=tmp_path, identity=identity)
 
 

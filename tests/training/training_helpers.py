@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from apt.training.config import TrainConfig, parse_config
-from apt.training.data import TokenRows
+from apt.training.data.rows import TokenRows
 
 VOCAB = 96
 

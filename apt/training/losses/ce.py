@@ -5,8 +5,10 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from apt.training.contract import Batch, LossOut, Metric, Resources, count
-from apt.training.losses.linear import Head, Terms, last_hidden, linear_loss, targets_of
+from apt.training.contract import Batch, LossOut, Metric, Resources, token_weights, weight_of
+from apt.training.forward import last_hidden, targets_of
+from apt.training.losses.head import Head
+from apt.training.losses.linear import Terms, linear_loss
 from apt.training.sections import Section
 
 
@@ -30,6 +32,6 @@ class CrossEntropy:
     def __call__(self, model: Any, batch: Batch, *, rng: torch.Generator, step: int) -> LossOut:
         """Return the summed cross-entropy; metric ``loss/ce`` is without smoothing."""
         hidden = last_hidden(model, batch)
-        loss, sums = linear_loss(hidden, Head.of(model), targets_of(batch), self._terms)
-        weight = count(batch)
+        loss, sums = linear_loss(hidden, Head.of(model), targets_of(batch), self._terms, weights=token_weights(batch))
+        weight = weight_of(batch)
         return LossOut(loss, weight, {"loss/ce": Metric(sums.cross_entropy, weight)})

@@ -5,16 +5,22 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from apt.training.contract import Batch, LossOut, Metric, Resources, count
+from apt.training.components import build
+from apt.training.contract import Batch, LossOut, Metric, Resources, token_weights, weight_of
+from apt.training.forward import last_hidden, targets_of
 from apt.training.losses.divergences import DivergenceName
-from apt.training.losses.linear import Head, Teacher, Terms, last_hidden, linear_loss, targets_of
-from apt.training.sections import Section
+from apt.training.losses.head import Head
+from apt.training.losses.linear import Terms, linear_loss
+from apt.training.sections import Section, TeacherSection
+from apt.training.teachers.contract import Teacher
+from apt.training.teachers.memory import MemoryTeacherOptions
 
 
 class DistillLossOptions(Section):
     """Options of ``distill``."""
 
     name: Literal["distill"] = Field(default="distill", description="The component.")
+    teacher: TeacherSection = Field(default=MemoryTeacherOptions(), description="A component of kind teacher.")
     divergence: DivergenceName = Field(default="forward_kl", description="Divergence of the student from the teacher.")
     alpha: float = Field(
         default=1.0, ge=0.0, le=1.0, description="Weight of the divergence; the labels' cross-entropy has 1 - alpha."
@@ -27,11 +33,10 @@ class DistillLossOptions(Section):
 class Distill:
     """``alpha * T² * divergence(teacher, student) + (1 - alpha) * cross-entropy`` per counted token."""
 
-    needs: frozenset[str] = frozenset({"teacher"})
+    needs: frozenset[str] = frozenset()
 
     def __init__(self, options: DistillLossOptions, resources: Resources) -> None:
-        assert resources.teacher is not None
-        self._teacher = resources.teacher
+        self._teacher: Teacher = build("teacher", options.teacher, resources)
         self._terms = Terms(
             alpha=options.alpha,
             temperature=options.temperature,
@@ -44,11 +49,12 @@ class Distill:
 
         ``kd/kl_token`` is KL(teacher ‖ student) at temperature 1 in nats per token, whatever is trained on.
         """
-        with torch.no_grad():
-            theirs = Teacher(last_hidden(self._teacher, batch), Head.of(self._teacher))
-        hidden = last_hidden(model, batch)
-        loss, sums = linear_loss(hidden, Head.of(model), targets_of(batch), self._terms, theirs)
-        weight = count(batch)
+        theirs = self._teacher.targets(batch, rng=rng)
+        loss, sums = linear_loss(
+            last_hidden(model, batch), Head.of(model), targets_of(batch), self._terms, theirs,
+            weights=token_weights(batch),
+        )  # fmt: skip
+        weight = weight_of(batch)
         return LossOut(
             loss,
             weight,

@@ -12,48 +12,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from apt.console.errors import UnsupportedError
-from apt.training.contract import Batch, counted
 from apt.training.losses.divergences import DIVERGENCES, forward_kl
+from apt.training.losses.head import Head
+from apt.training.teachers.contract import DenseTargets, Targets
 
 #: Logits held at a time (elements); large enough for full-speed GEMMs, small enough to stay near the caches.
 CHUNK_ELEMENTS: Final = 1 << 21
 MIN_CHUNK_TOKENS: Final = 64
-
-#: Config entries that scale logits in a way the head below does not know.
-UNKNOWN_SCALES: Final = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """An output layer: ``logits = cap(hidden @ weight.T + bias)``; weight ``[vocabulary, hidden]``."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-    softcap: float | None = None
-
-    @classmethod
-    def of(cls, model: Any) -> "Head":
-        """Return the head of a causal language model.
-
-        :raises UnsupportedError: when the model scales its logits in a way that is not known here.
-        """
-        for entry in UNKNOWN_SCALES:
-            if getattr(model.config, entry, None) not in (None, 1, 1.0):
-                raise UnsupportedError(f"{model.config.model_type}: logits scaled by {entry!r} are not supported")
-        layer = model.get_output_embeddings()
-        softcap = getattr(model.config, "final_logit_softcapping", None)
-        return cls(layer.weight, getattr(layer, "bias", None), softcap)
-
-    def logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """Logits ``[tokens, vocabulary]`` in at least fp32; ``weight`` is this head's, perhaps in another dtype."""
-        raw = hidden @ weight.T
-        wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        if self.bias is not None:
-            wide = wide + self.bias.to(wide.dtype)
-        if self.softcap is not None:
-            wide = torch.tanh(wide / self.softcap) * self.softcap
-        return wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +36,6 @@ class Terms:
     shared_vocab: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """The teacher's side: hidden states ``[tokens, teacher hidden]`` of the same tokens, and its head."""
-
-    hidden: Tensor
-    head: Head
-
-
 @dataclass(slots=True)
 class Sums:
     """Sums over the counted tokens, as float64 scalars."""
@@ -89,30 +46,24 @@ class Sums:
     agreeing: Tensor
 
 
-def last_hidden(model: Any, batch: Batch) -> Tensor:
-    """Hidden states ``[counted tokens, hidden]`` that predict the counted tokens of a batch.
-
-    The one place where a loss runs a model: the head is left out, and padding on the right needs no attention mask.
-    """
-    hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
-    selected: Tensor = hidden[:, :-1][counted(batch["labels"])]
-    return selected
-
-
-def targets_of(batch: Batch) -> Tensor:
-    """The counted tokens' ids ``[counted tokens]``, in the order of :func:`last_hidden`."""
-    return batch["labels"][:, 1:][counted(batch["labels"])]
-
-
 def linear_loss(
-    hidden: Tensor, head: Head, targets: Tensor, terms: Terms, teacher: Teacher | None = None
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    terms: Terms,
+    teacher: Targets | None = None,
+    *,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Sums]:
     """Return the summed loss over tokens (differentiable) and the sums that metrics are made of.
 
     :param hidden: ``[tokens, hidden]``.
     :param targets: token ids ``[tokens]``.
     :param teacher: needed when ``terms.alpha`` is above zero.
+    :param weights: of the tokens, ``[tokens]``; one each when absent. All sums are weighted.
     """
+    if weights is not None or not (teacher is None or isinstance(teacher, DenseTargets)):
+        raise NotImplementedError
     task = _Task(head, targets, terms, teacher, torch.is_grad_enabled(), _matmul_dtype(hidden))
     loss, sums = _LinearLoss.apply(hidden, head.weight, head.bias, task)  # type: ignore[no-untyped-call]
     return loss, Sums(*sums)
@@ -130,7 +81,7 @@ class _Task:
     head: Head
     targets: Tensor
     terms: Terms
-    teacher: Teacher | None
+    teacher: DenseTargets | None
     wants_gradient: bool
     matmul_dtype: torch.dtype
 
@@ -228,7 +179,7 @@ def _cross_entropy(log_q: Tensor, nll: Tensor, targets: Tensor, terms: Terms, gr
 
 
 def _compare(
-    logits: Tensor, log_q: Tensor, task: _Task, teacher: Teacher, part: slice, gradient: Tensor
+    logits: Tensor, log_q: Tensor, task: _Task, teacher: DenseTargets, part: slice, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Divergence per token, and ``[forward KL at temperature 1, agreeing argmax]`` summed over the chunk."""
     terms, shared = task.terms, task.terms.shared_vocab
@@ -249,3 +200,21 @@ def _compare(
     known = hot == 1.0 and terms.divergence == "forward_kl"
     plain = rows if known else forward_kl(log_p1, log_q1)[0]
     return rows, torch.stack([plain.double().sum(), agreeing.double()])
+
+
+def token_nll(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each token, ``[tokens]``, nats; without gradient.
+
+    :param hidden: ``[tokens, hidden]``.
+    :param targets: token ids ``[tokens]``.
+    """
+    dtype = _matmul_dtype(hidden)
+    weight = head.weight.to(dtype)
+    step = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // weight.shape[0])
+    parts = []
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        for begin in range(0, len(targets), step):
+            ids = targets[begin : begin + step]
+            logits = head.logits(hidden[begin : begin + step].to(dtype), weight)
+            parts.append(torch.logsumexp(logits, -1) - logits.gather(1, ids[:, None])[:, 0])
+    return torch.cat(parts) if parts else hidden.new_zeros(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training_helpers import VOCAB, small_model, small_rows
 
-from apt.training.config import build_loss
+from apt.training.components import build_loss
 from apt.training.contract import Resources
 from apt.training.losses.ce import CrossEntropyOptions
 from apt.training.losses.distill import DistillLossOptions

@@ -10,7 +10,9 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from apt.training.losses import linear
 from apt.training.losses.divergences import DIVERGENCES, SKEW
-from apt.training.losses.linear import Head, Teacher, Terms, linear_loss
+from apt.training.losses.head import Head
+from apt.training.losses.linear import Terms, linear_loss
+from apt.training.teachers.contract import DenseTargets
 
 NAMES = sorted(DIVERGENCES)
 
@@ -84,7 +86,7 @@ def make_parts(
 
 def ours(parts: dict[str, Any], terms: Terms) -> tuple[Tensor, list[Tensor]]:
     head = Head(parts["weight"], parts["bias"], parts["softcap"])
-    teacher = Teacher(parts["teacher_hidden"], Head(parts["teacher_weight"])) if terms.alpha else None
+    teacher = DenseTargets(parts["teacher_hidden"], Head(parts["teacher_weight"])) if terms.alpha else None
     loss, _ = linear_loss(parts["hidden"], head, parts["targets"], terms, teacher)
     loss.backward()
     leaves = [parts["hidden"], parts["weight"]] + ([parts["bias"]] if parts["bias"] is not None else [])
@@ -158,7 +160,7 @@ def test_no_tokens_give_zero_and_a_graph() -> None:
 
 def test_sums_are_those_of_the_definitions() -> None:
     parts = make_parts()
-    teacher = Teacher(parts["teacher_hidden"], Head(parts["teacher_weight"]))
+    teacher = DenseTargets(parts["teacher_hidden"], Head(parts["teacher_weight"]))
     head = Head(parts["weight"])
     with torch.no_grad():
         _, sums = linear_loss(

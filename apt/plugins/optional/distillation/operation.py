@@ -25,10 +25,11 @@ from apt.plugins.optional.distillation.texts import Texts, load_texts, text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
 from apt.training.contract import Resources
-from apt.training.data import TokenRows
+from apt.training.data.rows import TokenRows
 from apt.training.precision import autocast_dtype
 from apt.training.result import TrainResult
-from apt.training.runner import device, is_resumable, run, steps_within
+from apt.training.run_directory import is_resumable
+from apt.training.runner import device, run, steps_within
 
 CONFIG_NAME = "training.yaml"
 

@@ -18,7 +18,7 @@ from apt.registry import did_you_mean
 #: Where a value stands in the document: keys and indices from the root.
 Location = tuple[str | int, ...]
 
-#: More nodes than any recipe has; an alias bomb reaches it at once.
+#: More nodes than any file of settings has; an alias bomb reaches it at once.
 MAX_NODES: Final = 100_000
 
 _TAG: Final = "tag:yaml.org,2002:"
@@ -26,7 +26,7 @@ _TAG: Final = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of a recipe and where it stands; ``line`` counts from 1."""
+    """One fault of a document and where it stands; ``line`` counts from 1, ``file`` is empty for values in memory."""
 
     file: str
     line: int
@@ -34,20 +34,20 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.file}:{self.line}: {self.message}"
+        text = f"{self.file}:{self.line}: {self.message}" if self.file else self.message
         return f"{text} ({self.hint})" if self.hint else text
 
 
-class RecipeError(UsageError):
-    """A recipe that cannot be run; ``problems`` holds every fault that was found, in the order of their lines."""
+class DocumentError(UsageError):
+    """A document that cannot be used; ``problems`` holds every fault that was found, in the order of their lines."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: p.line))
         first = self.problems[0]
-        message = f"{first.file}:{first.line}: {first.message}"
+        message = f"{first.file}:{first.line}: {first.message}" if first.file else first.message
         hint = first.hint
         if len(self.problems) > 1:
-            rest = "; ".join(f"line {p.line}: {p.message}" for p in self.problems[1:4])
+            rest = "; ".join(f"line {p.line}: {p.message}" if p.file else p.message for p in self.problems[1:4])
             more = f"{len(self.problems) - 1} more: {rest}{' …' if len(self.problems) > 4 else ''}"
             hint = f"{hint}; {more}" if hint else more
         super().__init__(message, hint=hint)
@@ -84,10 +84,10 @@ class Document:
     def raise_problems(self) -> None:
         """Stop when there is a fault.
 
-        :raises RecipeError: with all of them.
+        :raises DocumentError: with all of them.
         """
         if self.problems:
-            raise RecipeError(self.problems)
+            raise DocumentError(self.problems)
 
 
 class _Loader(yaml.SafeLoader):
@@ -129,12 +129,12 @@ def read(path: Path) -> Document:
 
     :raises NotFoundError: when there is none.
     :raises BadInputError: when it is not UTF-8 text.
-    :raises RecipeError: when it is not YAML of our dialect; with file and line.
+    :raises DocumentError: when it is not YAML of our dialect; with file and line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise NotFoundError(f"no such recipe file: {path}") from None
+        raise NotFoundError(f"no such file: {path}") from None
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path} is not UTF-8 text (byte {error.start})") from None
     return parse(text, str(path))
@@ -153,17 +153,17 @@ def parse(text: str, file: str) -> Document:
         what = error.problem or "cannot be read"
         if error.context and error.context_mark:
             what += f", {error.context} that begins in line {error.context_mark.line + 1}"
-        raise RecipeError([Problem(file, line, f"not valid YAML: {what}")]) from None
+        raise DocumentError([Problem(file, line, f"not valid YAML: {what}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise RecipeError([Problem(file, line, f"not valid YAML: {error.reason}")]) from None
+        raise DocumentError([Problem(file, line, f"not valid YAML: {error.reason}")]) from None
     except RecursionError:
-        raise RecipeError([Problem(file, 1, "not valid YAML: nested too deep")]) from None
+        raise DocumentError([Problem(file, 1, "not valid YAML: nested too deep")]) from None
     finally:
         if loader is not None:
             loader.dispose()
     if root is None:
-        raise RecipeError([Problem(file, 1, "the file is empty")])
+        raise DocumentError([Problem(file, 1, "the file is empty")])
     document.lines[()] = root.start_mark.line + 1
     document.value = _Builder(document).build(root, ())
     return document
@@ -180,12 +180,12 @@ class _Builder:
     def build(self, node: yaml.Node, location: Location) -> Any:
         """Return the value of a node.
 
-        :raises RecipeError: when aliases make the document endless.
+        :raises DocumentError: when aliases make the document endless.
         """
         self._count += 1
         if self._count > MAX_NODES or id(node) in self._open or len(location) > 50:
             line = node.start_mark.line + 1
-            raise RecipeError([Problem(self._document.file, line, "an alias makes the document endless")])
+            raise DocumentError([Problem(self._document.file, line, "an alias makes the document endless")])
         self._document.lines.setdefault(location, node.start_mark.line + 1)
         self._open.add(id(node))
         try:
@@ -215,7 +215,7 @@ class _Builder:
         kind = str(node.tag).removeprefix(_TAG)
         construct = _CONSTRUCT.get(kind)
         if construct is None:
-            self._fault(node.start_mark.line + 1, f"the tag {node.tag!r} is not allowed in a recipe")
+            self._fault(node.start_mark.line + 1, f"the tag {node.tag!r} is not allowed here")
             return None
         try:
             return construct(node.value)

@@ -1,0 +1,1 @@
+"""Data components: each a function or class ``(options, resources) -> RowSource | RowStream``."""

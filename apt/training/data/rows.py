@@ -1,0 +1,179 @@
+"""Rows in memory, and how rows become batches."""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from typing_extensions import TypeIs
+
+from apt.console.errors import BadInputError, UsageError
+from apt.training.contract import IGNORED, Batch, Row, RowSource, RowStream, counted
+
+#: What a batch's rows are filled up with; attention is causal, so that nothing before it sees it.
+_FILL: Final[Mapping[str, float]] = {"labels": IGNORED, "weights": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """Token rows of one length.
+
+    :param ids: ``[rows, window]``.
+    :param labels: ``[rows, window]``, unshifted; -100 where a token is not trained on.
+    """
+
+    ids: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def __getitem__(self, index: int) -> Row:
+        """Return one row."""
+        return {"input_ids": self.ids[index], "labels": self.labels[index]}
+
+    def length(self, index: int) -> int:
+        """Return the tokens of a row, up to the last one that counts."""
+        counts = (self.labels[index] != IGNORED).nonzero()
+        return int(counts[-1]) + 1 if len(counts) else 1
+
+    def part(self, index: int) -> str:
+        """Return ``""``: the rows have no parts."""
+        return ""
+
+    def meta(self, index: int) -> Mapping[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def digest(self) -> str:
+        """Return the sha256 of the ids and labels."""
+        held = hashlib.sha256()
+        for tensor in (self.ids, self.labels):
+            held.update(str(tuple(tensor.shape)).encode())
+            held.update(tensor.numpy().tobytes())
+        return held.hexdigest()
+
+    @property
+    def window(self) -> int:
+        """Number of tokens of each row."""
+        return int(self.ids.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that are trained on."""
+        return int(counted(self.labels).sum())
+
+    def check(self, vocab_size: int) -> None:
+        """Refuse rows that a model with that vocabulary cannot read.
+
+        :raises BadInputError: for an empty set, shapes that differ, ids outside the vocabulary, or nothing counted.
+        """
+        if self.ids.ndim != 2 or self.ids.shape != self.labels.shape or not len(self):
+            raise BadInputError(f"training rows have shapes {tuple(self.ids.shape)} and {tuple(self.labels.shape)}")
+        low, high = int(self.ids.min()), int(self.ids.max())
+        if low < 0 or high >= vocab_size or int(self.labels.max()) >= vocab_size:
+            raise BadInputError(
+                f"training rows hold token ids from {low} to {high}; the model's vocabulary ends at {vocab_size - 1}",
+                hint="the rows were made with another tokenizer",
+            )
+        if not self.tokens:
+            raise BadInputError("no token of the training rows is to be trained on")
+
+
+class Chosen:
+    """Some rows of a source, as a source."""
+
+    def __init__(self, source: RowSource, indices: Sequence[int]) -> None:
+        self._source = source
+        self._indices = list(indices)
+
+        #: The most tokens of a row, where the source knows.
+        self.window: int = getattr(source, "window", 0)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Row:
+        """Return one row."""
+        return self._source[self._indices[index]]
+
+    def length(self, index: int) -> int:
+        """Return a row's number of tokens."""
+        return self._source.length(self._indices[index])
+
+    def part(self, index: int) -> str:
+        """Return the name of the part that a row is of."""
+        return self._source.part(self._indices[index])
+
+    def meta(self, index: int) -> Mapping[str, Any]:
+        """Return what is known of a row beside its tokens."""
+        return self._source.meta(self._indices[index])
+
+    def number(self, index: int) -> int:
+        """Return the row's number in the source that it was chosen from."""
+        return self._indices[index]
+
+    def digest(self) -> str:
+        """Return a sha256 of the source and the choice."""
+        return hashlib.sha256(f"{self._source.digest()} {self._indices}".encode()).hexdigest()
+
+
+def is_stream(data: RowSource | RowStream) -> TypeIs[RowStream]:
+    """Whether rows come one after another only."""
+    return not hasattr(data, "__len__")
+
+
+def longest_row(data: RowSource | RowStream) -> int:
+    """Return the most tokens of a row, as far as that can be told without reading the rows."""
+    longest: int = getattr(data, "window", 0)
+    return longest or sys.maxsize
+
+
+def set_aside(source: RowSource, n: int) -> tuple[Chosen, Chosen]:
+    """Set ``n`` rows aside, evenly spread: ``(the others, the set aside)``.
+
+    :raises UsageError: when fewer than one row would stay.
+    """
+    if not 0 < n < len(source):
+        raise UsageError(f"cannot set {n} of {len(source)} rows aside for evaluation", hint="give more text")
+    chosen = torch.linspace(0, len(source) - 1, n).round().long().tolist()
+    taken = set(chosen)
+    return Chosen(source, [i for i in range(len(source)) if i not in taken]), Chosen(source, chosen)
+
+
+def batch_of(source: RowSource, indices: Sequence[int]) -> Batch:
+    """Return rows of a source as a batch."""
+    number = source.number if isinstance(source, Chosen) else int
+    batch = dict(collate([source[i] for i in indices]))
+    batch["row"] = torch.tensor([number(i) for i in indices])
+    batch["meta"] = [{**source.meta(i), "part": source.part(i)} for i in indices]
+    return batch
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Fill rows up to the longest one, on the right: labels with -100, all else with 0."""
+    keys = {key for row in rows for key in row}
+    lengths = [len(row["input_ids"]) for row in rows]
+    longest = max(lengths)
+    batch = {}
+    for key in sorted(keys):
+        values = [row[key] if key in row else _default(key, n) for row, n in zip(rows, lengths, strict=True)]
+        if all(n == longest for n in lengths):
+            batch[key] = torch.stack(values)
+        else:
+            batch[key] = pad_sequence(values, batch_first=True, padding_value=_FILL.get(key, 0))
+    return batch
+
+
+def _default(key: str, length: int) -> Tensor:
+    """What a row without an optional tensor has in a batch where others have it."""
+    if key == "weights":
+        return torch.ones(length)
+    return torch.arange(length)  # position_ids

@@ -1,0 +1,49 @@
+"""Model and loss as one module."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apt.training.contract import Batch, Loss, LossOut
+
+
+class LossModule(nn.Module):
+    """What is trained: the model, and the parameters that the loss has of its own.
+
+    One forward pass is the whole loss of a micro-batch, so that what wraps a module (DDP) sees every pass begin and
+    end, whatever parts of the model a loss runs.
+    """
+
+    #: Read by Trainer when a saved state lacks a key, as ours do of all that is not trained.
+    _keys_to_ignore_on_save = None
+
+    def __init__(self, model: Any, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+        if isinstance(loss, nn.Module):
+            self.loss = loss
+        #: What the last forward pass gave.
+        self.out: LossOut | None = None
+
+    def forward(self, batch: Batch, rng: torch.Generator, step: int) -> Tensor:
+        """Return the summed loss of a micro-batch."""
+        self.out = self._loss(self.model, batch, rng=rng, step=step)
+        return self.out.loss_sum
+
+    def prepare(self, batch: Batch, rng: torch.Generator, step: int) -> Batch:
+        """Return the batch as the loss wants it: itself, or what the model wrote in its place."""
+        prepare = getattr(self._loss, "prepare", None)
+        if prepare is None:
+            return batch
+        with torch.no_grad():
+            prepared: Batch = prepare(self.model, batch, rng=rng, step=step)
+        return prepared
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return what a run changes: parameters that are trained, and buffers that are saved; each tensor once."""
+        kept = {name for name, p in self.named_parameters() if p.requires_grad}
+        parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        state = self.state_dict()
+        return {n: t.contiguous() for n, t in state.items() if n in kept or n not in parameters}

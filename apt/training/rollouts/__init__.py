@@ -1,0 +1,1 @@
+"""Backends that write what follows prompts: each a class ``Backend(options, resources)``."""

@@ -1,0 +1,1 @@
+"""Teachers: each a class ``Teacher(options, resources)`` that gives the targets of distillation."""

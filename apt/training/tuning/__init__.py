@@ -1,0 +1,1 @@
+"""What is trained: each a class ``Tuning(options, resources)`` by the contract of ``Tuning``."""
