@@ -8,7 +8,8 @@ from pydantic import Field
 from apt.training.contract import Batch, LossOut, Metric, Resources, token_weights, weight_of
 from apt.training.forward import last_hidden, targets_of
 from apt.training.losses.head import Head
-from apt.training.losses.linear import Terms, linear_loss
+from apt.training.losses.linear import linear_loss
+from apt.training.losses.terms import Terms
 from apt.training.sections import Section
 
 

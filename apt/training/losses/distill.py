@@ -10,7 +10,8 @@ from apt.training.contract import Batch, LossOut, Metric, Resources, token_weigh
 from apt.training.forward import last_hidden, targets_of
 from apt.training.losses.divergences import DivergenceName
 from apt.training.losses.head import Head
-from apt.training.losses.linear import Terms, linear_loss
+from apt.training.losses.linear import linear_loss
+from apt.training.losses.terms import Terms
 from apt.training.sections import Section, TeacherSection
 from apt.training.teachers.contract import Teacher
 from apt.training.teachers.memory import MemoryTeacherOptions

@@ -1,7 +1,8 @@
 """Divergences between a teacher's and a student's next-token distributions, with their gradients in closed form.
 
-Each function takes log-probabilities ``log_p`` (teacher) and ``log_q`` (student), both ``[tokens, vocabulary]``, and
-returns the divergence per token (``[tokens]``, nats) and its gradient with respect to the student's *logits*.
+Each function takes log-probabilities ``log_p`` (teacher) and ``log_q`` (student) and the probabilities ``p`` and ``q``,
+all ``[tokens, vocabulary]``, and returns the divergence per token (``[tokens]``, nats) and its gradient with respect to
+the student's *logits*. It may overwrite ``log_p`` and ``log_q``, and returns the gradient in ``log_q``.
 
 With ``q = softmax(z)`` and ``g = dD/dq``, the gradient is ``q * (g - sum(q * g))``. It is zero for equal
 distributions in every case here.
@@ -19,58 +20,57 @@ DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "tvd"]
 SKEW: Final = 0.1
 
 
-def forward_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def forward_kl(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(teacher ‖ student)."""
-    p = log_p.exp()
-    rows = (log_p - log_q).mul_(p).sum(-1)
-    return rows, log_q.exp().sub_(p)
+    rows = log_p.sub_(log_q).mul_(p).sum(-1)
+    return rows, torch.sub(q, p, out=log_q)
 
 
-def reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def reverse_kl(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(student ‖ teacher)."""
-    q = log_q.exp()
-    difference = log_q - log_p
-    rows = (q * difference).sum(-1)
+    difference = log_q.sub_(log_p)
+    rows = torch.mul(q, difference, out=log_p).sum(-1)
     return rows, difference.sub_(rows[:, None]).mul_(q)
 
 
-def jsd(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def jsd(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """Jensen-Shannon divergence: the mean KL of both to their even mixture."""
-    p, q = log_p.exp(), log_q.exp()
-    log_m = _log(p.add(q).mul_(0.5))
-    to_q = log_q - log_m
-    from_q = (q * to_q).sum(-1)
-    from_p = (log_p - log_m).mul_(p).sum(-1)
+    log_m = _log(torch.add(p, q).mul_(0.5))
+    from_p = log_p.sub_(log_m).mul_(p).sum(-1)
+    to_q = log_q.sub_(log_m)
+    from_q = torch.mul(q, to_q, out=log_m).sum(-1)
     return 0.5 * (from_p + from_q), to_q.sub_(from_q[:, None]).mul_(q).mul_(0.5)
 
 
-def skew_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def skew_kl(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(teacher ‖ mixture) with :data:`SKEW` of the teacher in the mixture."""
-    p, q = log_p.exp(), log_q.exp()
-    mixture = (SKEW * p).add_(q, alpha=1.0 - SKEW)
-    rows = (log_p - _log(mixture)).mul_(p).sum(-1)
-    slope = p.div_(mixture.clamp_min_(torch.finfo(p.dtype).tiny)).mul_(SKEW - 1.0)
-    return rows, _through_softmax(slope, q)
+    mixture = torch.mul(q, 1.0 - SKEW).add_(p, alpha=SKEW).clamp_min_(torch.finfo(p.dtype).tiny)
+    slope = torch.div(p, mixture, out=log_q).mul_(SKEW - 1.0)
+    rows = log_p.sub_(mixture.log_()).mul_(p).sum(-1)
+    return rows, _through_softmax(slope, q, log_p)
 
 
-def tvd(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def tvd(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """Total variation distance: half the sum of absolute differences."""
-    q = log_q.exp()
-    difference = q - log_p.exp()
-    rows = 0.5 * difference.abs().sum(-1)
-    return rows, _through_softmax(difference.sign_().mul_(0.5), q)
+    difference = torch.sub(q, p, out=log_q)
+    rows = torch.abs(difference, out=log_p).sum(-1).mul_(0.5)
+    return rows, _through_softmax(difference.sign_().mul_(0.5), q, log_p)
 
 
 def _log(probabilities: Tensor) -> Tensor:
     """Logarithm that stays finite where a probability underflowed to zero."""
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log_()
+    return probabilities.clamp_min_(torch.finfo(probabilities.dtype).tiny).log_()
 
 
-def _through_softmax(slope: Tensor, q: Tensor) -> Tensor:
-    return slope.sub_((slope * q).sum(-1, keepdim=True)).mul_(q)
+def _through_softmax(slope: Tensor, q: Tensor, spare: Tensor) -> Tensor:
+    mean = torch.mul(slope, q, out=spare).sum(-1, keepdim=True)
+    return slope.sub_(mean).mul_(q)
 
 
-DIVERGENCES: Final[dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = {
+#: ``(log_p, log_q, p, q) -> (rows, slope)``.
+Divergence = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+DIVERGENCES: Final[dict[str, Divergence]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
     "jsd": jsd,

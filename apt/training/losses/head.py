@@ -37,8 +37,12 @@ class Head:
         """Logits ``[tokens, vocabulary]`` in at least fp32; ``weight`` is this head's, perhaps in another dtype."""
         raw = hidden @ weight.T
         wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        if self.bias is not None:
-            wide = wide + self.bias.to(wide.dtype)
-        if self.softcap is not None:
-            wide = torch.tanh(wide / self.softcap) * self.softcap
+        self.finish(wide, self.bias)
         return wide
+
+    def finish(self, raw: Tensor, bias: Tensor | None) -> None:
+        """Turn products of hidden states and weight into logits, in place."""
+        if bias is not None:
+            raw.add_(bias)
+        if self.softcap is not None:
+            raw.div_(self.softcap).tanh_().mul_(self.softcap)

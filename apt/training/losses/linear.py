@@ -1,9 +1,9 @@
 """Losses on the logits of a linear head without ever holding all logits.
 
-Logits of ``rows × window × vocabulary`` are by far the largest tensor of a training step. Here they exist for a few
-hundred tokens at a time: a chunk's logits, its loss and its gradient are computed in the forward pass and reduced at
-once to the gradients of the hidden states and the head (the scheme of Liger's fused linear losses, arXiv 2410.10989).
-The teacher's logits are made in the same chunks.
+Logits of ``rows × window × vocabulary`` are by far the largest tensor of a training step. Here they exist for a hundred
+tokens at a time: a chunk's logits, its loss and its gradient are computed in the forward pass and reduced at once to the
+gradients of the hidden states and the head (the scheme of Liger's fused linear losses, arXiv 2410.10989). Each head is
+multiplied once. The teacher's logits are made in the same chunks.
 """
 
 from dataclasses import dataclass
@@ -12,38 +12,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from apt.training.losses.divergences import DIVERGENCES, forward_kl
+from apt.training.losses.blocks import N_SUMS, Blocks, rows_of
 from apt.training.losses.head import Head
-from apt.training.teachers.contract import DenseTargets, Targets
+from apt.training.losses.terms import Sums, Terms
+from apt.training.teachers.contract import DenseTargets, SparseTargets, Targets
 
-#: Logits held at a time (elements); large enough for full-speed GEMMs, small enough to stay near the caches.
-CHUNK_ELEMENTS: Final = 1 << 21
+#: Logits held at a time, in elements: matrix products of so many rows run at full speed.
+CHUNK_ELEMENTS: Final = 1 << 24
 MIN_CHUNK_TOKENS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """The loss per token: ``alpha * T² * divergence(teacher, student; T) + (1 - alpha) * cross-entropy``.
-
-    ``T²`` keeps the size of the gradient independent of the temperature (Hinton et al., arXiv 1503.02531).
-    ``shared_vocab``: the divergence compares ids below it, both distributions renormalised; ``None`` for all.
-    """
-
-    alpha: float = 0.0
-    temperature: float = 1.0
-    divergence: str = "forward_kl"
-    label_smoothing: float = 0.0
-    shared_vocab: int | None = None
-
-
-@dataclass(slots=True)
-class Sums:
-    """Sums over the counted tokens, as float64 scalars."""
-
-    cross_entropy: Tensor
-    divergence: Tensor
-    forward_kl: Tensor
-    agreeing: Tensor
+#: Logits that go through all passes together, in elements: four buffers of them fit in a core's caches.
+BLOCK_ELEMENTS: Final = 1 << 19
 
 
 def linear_loss(
@@ -62,144 +40,9 @@ def linear_loss(
     :param teacher: needed when ``terms.alpha`` is above zero.
     :param weights: of the tokens, ``[tokens]``; one each when absent. All sums are weighted.
     """
-    if weights is not None or not (teacher is None or isinstance(teacher, DenseTargets)):
-        raise NotImplementedError
-    task = _Task(head, targets, terms, teacher, torch.is_grad_enabled(), _matmul_dtype(hidden))
+    task = _Task(head, targets, terms, teacher, weights, torch.is_grad_enabled(), _matmul_dtype(hidden))
     loss, sums = _LinearLoss.apply(hidden, head.weight, head.bias, task)  # type: ignore[no-untyped-call]
     return loss, Sums(*sums)
-
-
-def _matmul_dtype(hidden: Tensor) -> torch.dtype:
-    """The dtype that the surrounding autocast wants for matrix products; else the hidden states' own."""
-    if torch.is_autocast_enabled(hidden.device.type):
-        return torch.get_autocast_dtype(hidden.device.type)
-    return hidden.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    head: Head
-    targets: Tensor
-    terms: Terms
-    teacher: DenseTargets | None
-    wants_gradient: bool
-    matmul_dtype: torch.dtype
-
-
-class _LinearLoss(torch.autograd.Function):
-    """Forward computes the gradients too; backward only scales them."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, task: _Task) -> tuple[Tensor, Tensor]:
-        with torch.autocast(hidden.device.type, enabled=False):
-            loss, sums, gradients = _run(hidden, weight, bias, task, ctx.needs_input_grad)
-        ctx.gradients = gradients
-        ctx.mark_non_differentiable(sums)
-        return loss, sums
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        scale = outputs[0]
-        hidden, weight, bias = (None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.gradients)
-        ctx.gradients = (None, None, None)
-        return hidden, weight, bias, None
-
-
-_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
-def _run(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, task: _Task, needed: tuple[bool, ...]
-) -> tuple[Tensor, Tensor, _Gradients]:
-    tokens, vocabulary = hidden.shape[0], weight.shape[0]
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    narrow_weight = weight.to(task.matmul_dtype)
-    needs = [task.wants_gradient and n for n in needed[:3]]
-    d_hidden = torch.empty_like(hidden) if needs[0] else None
-    d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs[1] else None
-    d_bias = torch.zeros_like(bias) if needs[2] and bias is not None else None
-    loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
-    sums = torch.zeros(4, dtype=torch.float64, device=hidden.device)
-    step = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // vocabulary)
-    for begin in range(0, tokens, step):
-        part = slice(begin, min(begin + step, tokens))
-        rows = hidden[part].to(task.matmul_dtype)
-        logits = task.head.logits(rows, narrow_weight)
-        chunk_loss, chunk_sums, d_logits = _chunk(logits, task, part)
-        loss += chunk_loss
-        sums += chunk_sums
-        if not any(needs):
-            continue
-        if task.head.softcap is not None:
-            d_logits.mul_(1.0 - (logits / task.head.softcap) ** 2)
-        narrow = d_logits.to(task.matmul_dtype)
-        if d_hidden is not None:
-            d_hidden[part] = narrow @ narrow_weight
-        if d_weight is not None:
-            d_weight += narrow.T @ rows
-        if d_bias is not None:
-            d_bias += d_logits.sum(0).to(d_bias.dtype)
-    if d_weight is not None:
-        d_weight = d_weight.to(weight.dtype)
-    return loss.to(wide), sums, (d_hidden, d_weight, d_bias)
-
-
-def _chunk(logits: Tensor, task: _Task, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss (float64 scalar), sums ``[4]`` and gradient ``[tokens, vocabulary]`` of one chunk."""
-    terms, targets = task.terms, task.targets[part]
-    log_q = torch.log_softmax(logits, -1)
-    nll = -log_q.gather(1, targets[:, None])[:, 0]
-    gradient = torch.zeros_like(log_q)
-    ce_rows = nll
-    if terms.alpha < 1.0 and (task.wants_gradient or terms.label_smoothing):
-        ce_rows = _cross_entropy(log_q, nll, targets, terms, gradient)
-    # Reduced per row in fp32, then over rows in fp64: one fp32 sum over all of a chunk loses five digits.
-    loss = (1.0 - terms.alpha) * ce_rows.double().sum()
-    sums = torch.zeros(4, dtype=torch.float64, device=logits.device)
-    sums[0] = nll.double().sum()
-    if task.teacher is not None:
-        rows, compared = _compare(logits, log_q, task, task.teacher, part, gradient)
-        loss = loss + terms.alpha * terms.temperature**2 * rows.double().sum()
-        sums[1] = rows.double().sum()
-        sums[2:] = compared
-    return loss, sums, gradient
-
-
-def _cross_entropy(log_q: Tensor, nll: Tensor, targets: Tensor, terms: Terms, gradient: Tensor) -> Tensor:
-    """Cross-entropy per token; its gradient times ``1 - alpha`` is written to ``gradient``."""
-    smoothing = terms.label_smoothing
-    torch.exp(log_q, out=gradient)
-    gradient.scatter_add_(1, targets[:, None], torch.full_like(nll, smoothing - 1.0)[:, None])
-    rows = nll
-    if smoothing:
-        gradient.sub_(smoothing / log_q.shape[1])
-        rows = (1.0 - smoothing) * nll - smoothing * log_q.mean(-1)
-    gradient.mul_(1.0 - terms.alpha)
-    return rows
-
-
-def _compare(
-    logits: Tensor, log_q: Tensor, task: _Task, teacher: DenseTargets, part: slice, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Divergence per token, and ``[forward KL at temperature 1, agreeing argmax]`` summed over the chunk."""
-    terms, shared = task.terms, task.terms.shared_vocab
-    theirs = teacher.head.logits(teacher.hidden[part].to(teacher.head.weight.dtype), teacher.head.weight)
-    ours = logits[:, :shared]
-    theirs = theirs[:, :shared].to(ours.dtype)
-    best = theirs.argmax(-1, keepdim=True)
-    agreeing = (ours.gather(1, best)[:, 0] >= ours.amax(-1)).sum()
-    whole = shared is None or shared == logits.shape[1]
-    log_q1 = log_q if whole else torch.log_softmax(ours, -1)
-    log_p1 = torch.log_softmax(theirs, -1)
-    hot = terms.temperature
-    log_p, log_q_hot = (log_p1, log_q1) if hot == 1.0 else (
-        torch.log_softmax(theirs / hot, -1), torch.log_softmax(ours / hot, -1)
-    )  # fmt: skip
-    rows, slope = DIVERGENCES[terms.divergence](log_p, log_q_hot)
-    gradient[:, :shared].add_(slope, alpha=terms.alpha * hot)
-    known = hot == 1.0 and terms.divergence == "forward_kl"
-    plain = rows if known else forward_kl(log_p1, log_q1)[0]
-    return rows, torch.stack([plain.double().sum(), agreeing.double()])
 
 
 def token_nll(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
@@ -218,3 +61,143 @@ def token_nll(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
             logits = head.logits(hidden[begin : begin + step].to(dtype), weight)
             parts.append(torch.logsumexp(logits, -1) - logits.gather(1, ids[:, None])[:, 0])
     return torch.cat(parts) if parts else hidden.new_zeros(0)
+
+
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype that the surrounding autocast wants for matrix products; else the hidden states' own."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return torch.get_autocast_dtype(hidden.device.type)
+    return hidden.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    head: Head
+    targets: Tensor
+    terms: Terms
+    teacher: Targets | None
+    weights: Tensor | None
+    wants_gradient: bool
+    matmul_dtype: torch.dtype
+
+
+class _LinearLoss(torch.autograd.Function):
+    """Forward computes the gradients too; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, task: _Task) -> tuple[Tensor, Tensor]:
+        needed = [task.wants_gradient and n for n in ctx.needs_input_grad[:3]]
+        with torch.autocast(hidden.device.type, enabled=False):
+            run = _Run(hidden, weight, bias, task, needed)
+            run.chunks()
+        ctx.gradients = (run.d_hidden, run.d_weight, run.d_bias)
+        ctx.mark_non_differentiable(run.sums)
+        return run.loss.to(run.wide), run.sums
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        scale = outputs[0]
+        hidden, weight, bias = (None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.gradients)
+        ctx.gradients = (None, None, None)
+        return hidden, weight, bias, None
+
+
+class _Run:
+    """One pass over all tokens, chunk by chunk."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, task: _Task, needed: list[bool]) -> None:
+        self._hidden, self._task, self._bias = hidden, task, bias
+        self.wide = torch.promote_types(hidden.dtype, torch.float32)
+        self._weight = weight.to(task.matmul_dtype)
+        self._needs_gradient = any(needed)
+        self.d_hidden = torch.zeros_like(hidden) if needed[0] else None
+        self.d_weight = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if needed[1] else None
+        self.d_bias = torch.zeros_like(bias) if needed[2] and bias is not None else None
+        self.loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        self.sums = torch.zeros(N_SUMS, dtype=torch.float64, device=hidden.device)
+        self._step = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // weight.shape[0])
+        # A GPU wants large kernels and has no cache to stay in.
+        block = self._step if hidden.is_cuda else min(self._step, rows_of(BLOCK_ELEMENTS, weight.shape[0]))
+        self._block_rows = block
+        like = torch.empty(0, dtype=self.wide, device=hidden.device)
+        self._blocks = Blocks(task.terms, block, weight.shape[0], like=like)
+        self._logits: Tensor | None = None
+        self._theirs: Tensor | None = None
+
+    def chunks(self) -> None:
+        """Go over all tokens."""
+        for begin in range(0, len(self._hidden), self._step):
+            self._chunk(slice(begin, min(begin + self._step, len(self._hidden))))
+
+    def _chunk(self, part: slice) -> None:
+        task, head = self._task, self._task.head
+        rows = self._hidden[part].to(task.matmul_dtype)
+        self._logits = logits = _product(rows, self._weight, self._logits, self.wide)
+        head.finish(logits, self._bias)
+        capped = logits.clone() if head.softcap is not None and self._needs_gradient else None
+        theirs = self._teacher_logits(part)
+        for begin in range(0, len(logits), self._block_rows):
+            self._block(logits, theirs, part.start, slice(begin, min(begin + self._block_rows, len(logits))))
+        if self._needs_gradient:
+            if capped is not None and head.softcap is not None:
+                logits.mul_(capped.div_(head.softcap).square_().neg_().add_(1.0))
+            self._reduce(logits, rows, part)
+
+    def _teacher_logits(self, part: slice) -> Tensor | None:
+        teacher = self._task.teacher
+        if not isinstance(teacher, DenseTargets):
+            return None
+        weight = teacher.head.weight
+        self._theirs = theirs = _product(teacher.hidden[part].to(weight.dtype), weight, self._theirs, self.wide)
+        teacher.head.finish(theirs, teacher.head.bias)
+        return theirs
+
+    def _block(self, logits: Tensor, theirs: Tensor | None, offset: int, rows: slice) -> None:
+        """Turn a block of logits into its gradient, and add its loss and sums."""
+        task = self._task
+        whole = slice(offset + rows.start, offset + rows.stop)
+        targets = task.targets[whole]
+        if theirs is not None:
+            loss, sums = self._blocks.dense(logits[rows], theirs[rows], targets)
+        elif isinstance(task.teacher, SparseTargets):
+            known = SparseTargets(
+                task.teacher.ids[whole],
+                task.teacher.weights[whole].to(self.wide),
+                task.teacher.log_probs[whole].to(self.wide),
+                task.teacher.kind,
+            )
+            loss, sums = self._blocks.sparse(logits[rows], targets, known)
+        else:
+            loss, sums = self._blocks.own(logits[rows], targets)
+        # Reduced per row in fp32, then over rows in fp64: one fp32 sum over all of a chunk loses five digits.
+        weights = None if task.weights is None else task.weights[whole].to(self.wide)
+        if weights is not None:
+            loss, sums = loss * weights, sums * weights[:, None]
+            if self._needs_gradient:
+                logits[rows].mul_(weights[:, None])
+        self.loss += loss.double().sum()
+        self.sums += sums.double().sum(0)
+
+    def _reduce(self, d_logits: Tensor, rows: Tensor, part: slice) -> None:
+        """Take the gradients of hidden states, head and bias from the gradient of a chunk's logits."""
+        narrow = d_logits.to(self._task.matmul_dtype)
+        if self.d_hidden is not None:
+            self.d_hidden[part] = narrow @ self._weight
+        if self.d_weight is not None:
+            if narrow.dtype == self.d_weight.dtype:
+                self.d_weight.addmm_(narrow.T, rows)
+            else:
+                self.d_weight += narrow.T @ rows
+        if self.d_bias is not None:
+            self.d_bias += d_logits.sum(0).to(self.d_bias.dtype)
+
+
+def _product(rows: Tensor, weight: Tensor, held: Tensor | None, wide: torch.dtype) -> Tensor:
+    """``rows @ weight.T`` in the buffer that an earlier chunk left, in the wide dtype."""
+    shape = (len(rows), weight.shape[0])
+    if held is None:
+        held = torch.empty(shape, dtype=wide, device=rows.device)
+    out = held[: shape[0]]
+    if rows.dtype == wide:
+        return torch.mm(rows, weight.T, out=out)
+    return out.copy_(rows @ weight.T)

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy, log_softmax
 from apt.training.losses import linear
 from apt.training.losses.divergences import DIVERGENCES, SKEW
 from apt.training.losses.head import Head
-from apt.training.losses.linear import Terms, linear_loss
+from apt.training.losses.linear import linear_loss
+from apt.training.losses.terms import Terms
 from apt.training.teachers.contract import DenseTargets
 
 NAMES = sorted(DIVERGENCES)
@@ -105,6 +106,7 @@ def assert_equal_to_reference(parts: dict[str, Any], terms: Terms) -> None:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several chunks, the last one short."""
     monkeypatch.setattr(linear, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(linear, "BLOCK_ELEMENTS", 157 * 24)
 
 
 @pytest.mark.parametrize(("name", "alpha", "temperature"), list(itertools.product(NAMES, [1.0, 0.6], [1.0, 2.5])))
