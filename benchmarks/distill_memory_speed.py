@@ -2,15 +2,15 @@
 
     python benchmarks/distill_memory_speed.py [--runs 7] [--vocabulary 151936] [--device cpu|cuda] [--trl-python PYTHON]
 
-A step is teacher forward, student forward and backward, and fused AdamW, on batches of 4 × 256 random ids; random Llamas
-with tied heads (teacher 10 layers × 512, student 6 × 256). Every method is a process of its own; the processes take turns,
-so that what else happens on the machine happens to all. Time is CPU seconds of one thread (wall time on a GPU), the median of
-the runs after one that warms up. Memory is the peak during the steps less what is resident once the models are loaded
-(the student's gradients and the optimizer's state are in it). All methods start from the same weights, and the losses of
-the whole-distribution forward KLs must agree. The exit code is 1 when a bar is missed, or when TRL is not there.
+A step is teacher forward, student forward and backward, and fused AdamW, on batches of 4 × 256 random ids; random
+Llamas with tied heads (teacher 10 layers × 512, student 6 × 256). Every method is a process of its own; the processes
+take turns, so that what else happens on the machine happens to all. Time is CPU seconds of one thread (wall time on a
+GPU), the median of the runs after one that warms up. Memory is the peak during the steps less what is resident once the
+models are loaded (the student's gradients and the optimizer's state are in it). All methods start from the same
+weights, and the losses of the whole-distribution forward KLs must agree. The exit code is 1 when a bar is missed.
 
-`--trl-python` is an interpreter with trl 1.16 (by default an environment made under build/); it runs `_chunked_divergence_loss`,
-what TRL's stable DistillationTrainer trains with.
+`--trl-python` is an interpreter with trl 1.16 (by default an environment is made under build/); it runs
+`_chunked_divergence_loss`, what TRL's stable DistillationTrainer trains with.
 """
 
 import argparse
@@ -78,6 +78,7 @@ class Steps:
         self.step_of = self._naive if method == "naive" else self._trl if method == "trl" else self._ours(cache)
 
     def step(self) -> float:
+        """Make one step; return its loss per token."""
         loss = self.step_of()
         loss.backward()
         self.optimizer.step()
@@ -109,7 +110,6 @@ class Steps:
         from apt.training.components import build_loss, core_registry
         from apt.training.contract import Resources
         from apt.training.losses.distill import DistillLossOptions
-
         from apt.training.teachers.memory import MemoryTeacherOptions
 
         teacher: Any = MemoryTeacherOptions()
@@ -136,7 +136,7 @@ def resident_mb(name: str) -> float:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """One method: a line on stdin asks for a step, a line on stdout tells its time and loss, the last one the memory."""
+    """One method: a line on stdin asks for a step, a line on stdout tells its time, loss and memory."""
     steps = Steps(arguments.worker, arguments.vocabulary, arguments.device, arguments.cache)
     cuda = arguments.device == "cuda"
     base = steps.torch.cuda.memory_allocated() / 1e6 if cuda else resident_mb("VmRSS")
@@ -191,8 +191,9 @@ def ask(process: subprocess.Popen[str]) -> dict[str, float]:
 
 def capture_caches(vocabulary: int, folder: Path) -> dict[str, str]:
     """Write the logits of the benchmark's teacher for its batch, as `distill --cache` does."""
-    from apt.training.data.rows import TokenRows
     from apt.training.teachers.capture import CaptureOptions, capture
+
+    from apt.training.data.rows import TokenRows
 
     steps = Steps("forward_kl", vocabulary, "cpu", "")
     rows = TokenRows(steps.batch["input_ids"], steps.batch["labels"])

@@ -2,8 +2,8 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -11,6 +11,8 @@ from apt.console.errors import UsageError
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.contract import Loss, Resources
 from apt.training.sections import OfKind, Section
+
+_Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 def core_registry() -> Registry:
@@ -21,6 +23,16 @@ def core_registry() -> Registry:
 def component_of(kind: str, section: Section, registry: Registry | None = None) -> Component:
     """Return the component that a section names."""
     return (registry or core_registry()).get(kind, section.name)
+
+
+def needing(*names: str) -> Callable[[_Target], _Target]:
+    """Mark a function as one that cannot do without these resources, as ``needs`` marks a class."""
+
+    def mark(target: _Target) -> _Target:
+        target.needs = frozenset(names)  # type: ignore[attr-defined]
+        return target
+
+    return mark
 
 
 def build(kind: str, section: Section, resources: Resources) -> Any:

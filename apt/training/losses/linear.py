@@ -1,9 +1,9 @@
 """Losses on the logits of a linear head without ever holding all logits.
 
-Logits of ``rows × window × vocabulary`` are by far the largest tensor of a training step. Here they exist for a hundred
-tokens at a time: a chunk's logits, its loss and its gradient are computed in the forward pass and reduced at once to the
-gradients of the hidden states and the head (the scheme of Liger's fused linear losses, arXiv 2410.10989). Each head is
-multiplied once. The teacher's logits are made in the same chunks.
+Logits of ``rows × window × vocabulary`` are by far the largest tensor of a training step. Here they exist for a
+hundred tokens at a time: a chunk's logits, its loss and its gradient are computed in the forward pass and reduced at
+once to the gradients of the hidden states and the head (the scheme of Liger's fused linear losses, arXiv 2410.10989).
+Each head is multiplied once. The teacher's logits are made in the same chunks.
 """
 
 from dataclasses import dataclass

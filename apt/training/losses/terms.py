@@ -10,8 +10,8 @@ class Terms:
     """The loss per token: ``alpha * T² * divergence(teacher, student; T) + (1 - alpha) * own``.
 
     ``own`` is the cross-entropy on the label, against smoothed labels, times ``(1 - p)^focal_gamma``, plus
-    ``z_loss * logsumexp(logits)²``. ``T²`` keeps the size of the gradient independent of the temperature (Hinton et al.,
-    arXiv 1503.02531).
+    ``z_loss * logsumexp(logits)²``. ``T²`` keeps the size of the gradient independent of the temperature (Hinton
+    et al., arXiv 1503.02531).
 
     :param shared_vocab: the divergence compares ids below it, both distributions renormalised; ``None`` for all.
     :param focal_gamma: of the focal loss (Lin et al., arXiv 1708.02002).

@@ -62,7 +62,7 @@ class HuggingFacePlugin(Plugin):
         from apt.console.errors import MissingDependencyError
 
         try:
-            import datasets  # type: ignore[import-not-found, unused-ignore]
+            import datasets
         except ModuleNotFoundError:
             raise MissingDependencyError(
                 "loading data sets needs the package 'datasets'", hint="pip install datasets"
