@@ -1,5 +1,6 @@
 """Files of records as rows: what is trained on, layouts, streams, refusals."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
