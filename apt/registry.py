@@ -288,4 +288,11 @@ CORE_COMPONENTS: Final = (
         "apt.training.data.mixture:MixtureOptions",
         "several sources as one, each under its name",
     ),
+    Component(
+        "teacher",
+        "cache",
+        "apt.training.teachers.cache:CacheTeacher",
+        "apt.training.teachers.cache:CacheTeacherOptions",
+        "what a teacher said of the text, captured on disk",
+    ),
 )

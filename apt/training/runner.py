@@ -80,6 +80,7 @@ def run(
     section = config.train
     refuse_sharding(section.sharding)
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
+    resources = replace(resources, rows_digest=data.digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
     training, evaluation = _split(section, data, evaluation)

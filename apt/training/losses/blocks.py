@@ -116,10 +116,17 @@ class Blocks:
         log_q = logits.gather(1, known.ids).sub_(own.log_normaliser)
         best = known.ids.gather(1, known.log_probs.argmax(-1, keepdim=True))
         sums[:, 3] = logits.gather(1, best)[:, 0] >= own.largest_logit[:, 0]
-        whole = (_sampled if known.kind == "sampled" else _buckets)(own.probabilities, log_q, known, terms, sums)
-        rows, share, slope = whole
-        torch.mul(own.probabilities, (terms.alpha * share)[:, None], out=logits)
-        logits.scatter_add_(1, known.ids, terms.alpha * slope)
+        if known.kind == "sampled":
+            rows = (known.weights * (known.log_probs - log_q)).sum(-1)
+            mass = known.weights.sum(-1)
+            sums[:, 1] = sums[:, 2] = rows
+            sums[:, 4] = mass
+            torch.mul(own.probabilities, (terms.alpha * mass)[:, None], out=logits)
+            logits.scatter_add_(1, known.ids, -terms.alpha * known.weights)
+        else:
+            rows, share, slope = _buckets(own.probabilities, log_q, known, terms, sums)
+            torch.mul(own.probabilities, (terms.alpha * share)[:, None], out=logits)
+            logits.scatter_(1, known.ids, terms.alpha * slope)
         loss = terms.alpha * rows
         if terms.alpha < 1.0:
             logits.addcmul_(own.probabilities, factor[:, None], value=1.0 - terms.alpha)
@@ -177,34 +184,24 @@ def _buckets(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Divergence over the known ids and one bucket of all others.
 
-    :returns: rows; the factor of ``q`` in the gradient of every id; what is added at the known ids.
+    :returns: rows; the factor of ``q`` in the gradient at every other id; the gradient at the known ids.
     """
     tiny = torch.finfo(q.dtype).tiny
     q_known = q.gather(1, known.ids)
     mass = known.weights.sum(-1, keepdim=True)
     sums[:, 4] = mass[:, 0]
-    # 1 - sum(q) would lose its digits where nearly all mass is known.
-    rest = (q.scatter(1, known.ids, 0.0).sum(-1, keepdim=True)).clamp_min_(tiny)
-    p = torch.cat([known.weights, (1.0 - mass).clamp_min_(tiny)], -1)
-    q = torch.cat([q_known, rest], -1)
-    log_p = torch.cat([known.log_probs, p[:, -1:].log()], -1)
-    log_q = torch.cat([log_q, rest.log()], -1)
-    sums[:, 2] = forward_kl(log_p.clone(), log_q.clone(), p, q)[0]
-    rows, slope = DIVERGENCES[terms.divergence](log_p, log_q, p, q)
+    if known.ids.shape[1] == q.shape[1]:  # there are no others
+        p, log_p, rest = known.weights / mass, known.log_probs - mass.log(), torch.ones_like(mass)
+    else:
+        # 1 - sum(q) would lose its digits where nearly all mass is known.
+        rest = q.scatter(1, known.ids, 0.0).sum(-1, keepdim=True).clamp_min_(tiny)
+        p = torch.cat([known.weights, (1.0 - mass).clamp_min_(tiny)], -1)
+        log_p = torch.cat([known.log_probs, p[:, -1:].log()], -1)
+        q_known, log_q = torch.cat([q_known, rest], -1), torch.cat([log_q, rest.log()], -1)
+    sums[:, 2] = forward_kl(log_p.clone(), log_q.clone(), p, q_known)[0]
+    rows, slope = DIVERGENCES[terms.divergence](log_p, log_q, p, q_known)
     sums[:, 1] = rows
-    share = slope[:, -1] / rest[:, 0]
-    return rows, share, slope[:, :-1] - share[:, None] * q_known
-
-
-def _sampled(
-    q: Tensor, log_q: Tensor, known: SparseTargets, terms: Terms, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Unbiased estimate of the forward KL and its gradient from drawn ids."""
-    rows = (known.weights * (known.log_probs - log_q)).sum(-1)
-    sums[:, 1] = sums[:, 2] = rows
-    share = known.weights.sum(-1)
-    sums[:, 4] = share
-    return rows, share, -known.weights
+    return rows, slope[:, -1] / rest[:, 0], slope[:, : known.ids.shape[1]]
 
 
 def rows_of(elements: int, vocabulary: int) -> int:
