@@ -42,8 +42,17 @@ class LossModule(nn.Module):
         return prepared
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Return what a run changes: parameters that are trained, and buffers that are saved; each tensor once."""
+        """Return what a run changes: parameters that are trained, and buffers that are saved; each tensor once.
+
+        Where parameters are sharded over processes, all have to call it.
+        """
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         state = self.state_dict()
-        return {n: t.contiguous() for n, t in state.items() if n in kept or n not in parameters}
+        return {n: _whole(t) for n, t in state.items() if n in kept or n not in parameters}
+
+
+def _whole(tensor: Any) -> Tensor:
+    """A tensor in one piece, gathered where it is sharded."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.contiguous()
