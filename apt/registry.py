@@ -287,6 +287,8 @@ CORE_COMPONENTS: Final = (
         "apt.training.data.mixture:Mixture",
         "apt.training.data.mixture:MixtureOptions",
         "several sources as one, each under its name",
+    ),
+    Component(
         "loss",
         "multi_task",
         "apt.training.losses.multi_task:MultiTask",
