@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
-from apt.checkpoint.writer import CheckpointWriter
 from apt.console import output
 from apt.console.errors import UsageError
-from apt.console.output import to_jsonable
 from apt.plugins.host import current
 from apt.plugins.optional.distillation.lessons import Lesson, prepare
 from apt.plugins.optional.distillation.measure import measure
@@ -26,11 +22,10 @@ from apt.plugins.optional.distillation.texts import text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
 from apt.training.data.rows import is_stream
+from apt.training.output import write_trained
 from apt.training.result import TrainResult
 from apt.training.run_directory import is_resumable
 from apt.training.runner import device, run, steps_within
-
-CONFIG_NAME = "training.yaml"
 
 
 def plan(options: DistillOptions) -> DistillPlan:
@@ -204,8 +199,6 @@ def _write(
         "teacher": {"name": pair.teacher.name, "digest": pair.teacher.digest()},
         "text": lesson.source,
         "text_sha256": lesson.digest(),
-        "config_sha256": config.digest(),
-        "config": config.resolved(),
     }
     metrics: dict[str, Any] = {
         "heldout_tokens": result.heldout_tokens,
@@ -217,14 +210,7 @@ def _write(
         "tokens": result.tokens,
         "curve": result.curve,
     }
-    with (
-        quiet_transformers(),
-        CheckpointWriter(
-            options.output, operation="distill", parent=pair.student, options=lineage, overwrite=options.overwrite
-        ) as writer,
-    ):
-        student.to(pair.student.stored_dtype).save_pretrained(writer.directory)
-        writer.copy_side_files(pair.student)
-        text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
-        (writer.directory / CONFIG_NAME).write_text(text, encoding="utf-8")
-        writer.metrics.update(to_jsonable(metrics))
+    write_trained(
+        options.output, student, operation="distill", parent=pair.student, config=config, lineage=lineage,
+        metrics=metrics, overwrite=options.overwrite,
+    )  # fmt: skip
