@@ -316,4 +316,11 @@ CORE_COMPONENTS: Final = (
         "apt.training.rewards.exact_answer:ExactAnswerOptions",
         "whether the final answer is the right one",
     ),
+    Component(
+        "operation",
+        "train",
+        "apt.training.job:train",
+        "apt.training.job:TrainOptions",
+        "train a model as a config says",
+    ),
 )

@@ -26,7 +26,7 @@ from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
 from apt.training.evaluation import score_source
-from apt.training.output import write_trained
+from apt.training.output import round_weights, write_trained
 from apt.training.pairing import shared_vocabulary
 from apt.training.parallel import on_first
 from apt.training.precision import autocast_dtype
@@ -136,7 +136,7 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
         label="training", name=options.output.absolute().name,
     )  # fmt: skip
     # Measured as it is stored: the weights are rounded to the checkpoint's dtype first.
-    model.to(job.model.stored_dtype).to(torch.float32)
+    round_weights(model, job.model.stored_dtype)
     report = _report(options, job, model, trained, before, _scores(model, rows.evaluation, job.config))
     on_first(lambda: _leave(options, job, model, rows, report))
     return report
@@ -147,6 +147,8 @@ def _open(options: TrainOptions, registry: Registry | None) -> _Job:
     config = read_config(options.config, registry)
     _check_allowed(options.allow_change, config)
     name = _named_model(options.model, config, options.config)
+    teacher_name = options.teacher or config.teacher
+    config = config.model_copy(update={"model": name, "teacher": teacher_name})
     if config.data is None:
         raise UsageError(f"{options.config}: data: is missing", hint="say what is trained on: data.train")
     run_dir = options.run_dir or options.output.absolute().with_name(f".{options.output.absolute().name}.run")
@@ -155,7 +157,6 @@ def _open(options: TrainOptions, registry: Registry | None) -> _Job:
         raise TargetExistsError(f"{options.output} exists already", hint="choose another output or give --overwrite")
     if run_dir.exists() and not (run_dir / RUN_NAME).exists() and _holds_anything(run_dir):
         raise UsageError(f"{run_dir} holds something else than a run", hint="choose an empty directory")
-    teacher_name = options.teacher or config.teacher
     if "teacher" in needs_of(config, registry) and teacher_name is None:
         raise UsageError(
             f"{options.config}: the run needs a teacher, and none is named",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 import yaml
 
 from apt.checkpoint.loading import quiet_transformers
@@ -21,6 +22,16 @@ def config_text(config: TrainConfig) -> str:
     """Return a resolved config as YAML."""
     text: str = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
     return text
+
+
+def round_weights(model: Any, dtype: torch.dtype) -> None:
+    """Round a model's parameters as storing them in ``dtype`` does, in place; they keep their own dtype.
+
+    Buffers are left alone: what is not stored (the frequencies of positions) is computed anew by who loads the model.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
 
 
 def write_trained(

@@ -22,7 +22,7 @@ from apt.plugins.optional.distillation.texts import text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
 from apt.training.data.rows import is_stream
-from apt.training.output import write_trained
+from apt.training.output import round_weights, write_trained
 from apt.training.result import TrainResult
 from apt.training.run_directory import is_resumable
 from apt.training.runner import device, run, steps_within
@@ -154,7 +154,7 @@ def _measured(
         states.append(control[0])
     for model in states:
         # Measured as it is stored: the weights are rounded to the checkpoint's dtype first.
-        model.to(stored).to(torch.float32)
+        round_weights(model, stored)
     reference = pair.teacher.load(dtype=torch.float32, device=str(device()))
     teacher_perplexity, figures = measure(reference, [m.to(device()) for m in states], lesson.heldout)
     return DistillResult(

@@ -20,11 +20,11 @@ from apt.console.output import to_json
 from apt.plugins.optional.distillation import DistillationPlugin, commands, operation
 from apt.plugins.optional.distillation.operation import distill, plan
 from apt.plugins.optional.distillation.options import DistillOptions
-from apt.training.pairing import shared_vocabulary
 from apt.plugins.optional.distillation.texts import load_texts, text_of
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
 from apt.training.data.rows import TokenRows
+from apt.training.pairing import shared_vocabulary
 
 Maker = Callable[..., Path]
 
