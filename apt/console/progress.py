@@ -25,15 +25,18 @@ class Bar:
         self._rich: Any = None
         self._task: Any = None
 
-    def advance(self, amount: float = 1.0) -> None:
-        """Count work that is done, in the bar's unit."""
+    def advance(self, amount: float = 1.0, figure: str = "") -> None:
+        """Count work that is done, in the bar's unit.
+
+        :param figure: how the work goes (``loss 2.31``), shown beside the bar.
+        """
         self._done += amount
         if not self._visible:
             return
         if self._rich is None and time.monotonic() - self._begun >= DELAY_SECONDS:
             self._show()
         if self._rich is not None:
-            self._rich.update(self._task, completed=self._done)
+            self._rich.update(self._task, completed=self._done, figure=figure)
 
     def _show(self) -> None:
         from rich.console import Console
@@ -45,11 +48,12 @@ class Bar:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(output.told(self._unit, spoken)),
+            TextColumn("{task.fields[figure]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._rich.add_task(output.told(self._label, spoken), total=self._total)
+        self._task = self._rich.add_task(output.told(self._label, spoken), total=self._total, figure="")
         self._rich.start()
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from apt.plugins.records import CommandRecord
 
 #: Sections of ``--help``, in order; what plugins bring comes under the last.
-SECTIONS: Final = ("Main job", "Models", "Plugins", "Shell")
+SECTIONS: Final = ("Main job", "Models", "Training", "Plugins", "Shell")
 
 CORE_COMMANDS: Final = (
     CommandRecord(
@@ -40,6 +40,10 @@ CORE_COMMANDS: Final = (
         "Charts of a model, a training run or a result on one offline page.",
         section="Models",
     ),
+    CommandRecord(
+        "train", "apt.cli.train:train", "Train a model as a config says; a killed run goes on.", section="Training"
+    ),
+    CommandRecord("config", "apt.cli.config:app", "Training configs: list, copy, show, validate.", section="Training"),
     CommandRecord(
         "plugin", "apt.cli.plugin:app", "Plugins: list, install, write, try, lock, disable, remove.", section="Plugins"
     ),

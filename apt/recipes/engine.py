@@ -4,13 +4,10 @@ A step is done when its record's key equals the key that it would have now and i
 that is killed leaves the records of what it finished; the next one begins there.
 """
 
-import fcntl
 import gc
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from apt import events
+from apt.checkpoint.lock import locked
 from apt.console import output
-from apt.console.errors import AptError, CheckFailedError, TargetExistsError, UsageError, explain
+from apt.console.errors import AptError, CheckFailedError, TargetExistsError, explain
 from apt.console.output import to_jsonable
 from apt.document import DocumentError, Problem
 from apt.options import Input
@@ -97,7 +95,8 @@ class Engine:
         begun = time.monotonic()
         outcomes: list[tuple[StepOutcome, StepRecord]] = []
         failed: ExpectationError | None = None
-        with _locked(self._records.directory):
+        busy, hint = f"another run is at work in {self.out}", "wait for it, or give another --out"
+        with locked(self._records.directory, busy=busy, hint=hint):
             try:
                 self._run_steps(force, narrate, outcomes)
             except ExpectationError as error:
@@ -318,25 +317,3 @@ def _call(step: Step, component: Component, options: BaseModel) -> Any:
     finally:
         seconds = time.monotonic() - begun
         events.announce("after_operation", operation=step.operation, options=told, seconds=seconds, error=error)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keep a second run out of the same output directory.
-
-    :raises UsageError: when one is at work there.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{directory.parent} is not a directory", hint="give another --out") from None
-    handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for it, or give another --out"
-            raise UsageError(f"another run is at work in {directory.parent}", hint=hint) from None
-        yield
-    finally:
-        os.close(handle)

@@ -2,10 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from apt.console.errors import AptError
 
@@ -14,38 +12,45 @@ if TYPE_CHECKING:
 
 
 class StepGuard:
-    """Judges each step by its loss and its gradients.
+    """Judges each step by its loss and the norm of its gradient.
 
-    A skipped step leaves parameters and the optimizer's state as they are; the schedule and the data go on.
+    A skipped step leaves parameters and the optimizer's state as they are; the schedule and the data go on. All that
+    is judged by is the same on every process, so that all of them agree.
     """
 
     def __init__(self, options: "Guards") -> None:
         self._options = options
         self._recent: deque[float] = deque(maxlen=options.spike_window)
+        #: Steps that were skipped so far.
         self.skipped = 0
 
-    def check(self, step: int, loss: float, parameters: Iterable[torch.nn.Parameter]) -> bool:
+    def check(self, step: int, loss: float, gradient_norm: float) -> bool:
         """Tell whether the optimizer may take the step (numbered from 1); call it before, on every process alike.
 
         :param loss: mean loss per token over all processes.
+        :param gradient_norm: of the whole gradient, before it is cut.
         :raises AptError: when the run is to be stopped.
         """
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        reason, action = self._fault(loss, gradients)
+        reason, action = self._fault(loss, gradient_norm)
         if not reason:
             self._recent.append(loss)
             return True
-        self.skipped += 1
-        if action == "stop" or self.skipped > self._options.most_skipped:
+        if action == "stop":
             raise AptError(f"{reason} at step {step}", hint="lower the learning rate")
+        self.skipped += 1
+        if self.skipped > self._options.most_skipped:
+            raise AptError(
+                f"{reason} at step {step}, and {self._options.most_skipped} steps were skipped before",
+                hint="lower the learning rate",
+            )
         return False
 
-    def _fault(self, loss: float, gradients: list[torch.Tensor]) -> tuple[str, str]:
+    def _fault(self, loss: float, gradient_norm: float) -> tuple[str, str]:
         options = self._options
         if not math.isfinite(loss):
             return "the loss is not a finite number", options.on_non_finite
-        if gradients and not bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
-            return "a gradient is not a finite number", options.on_non_finite
+        if not math.isfinite(gradient_norm):
+            return "the gradient's norm is not a finite number", options.on_non_finite
         factor, recent = options.spike_factor, self._recent
         if factor is not None and len(recent) == recent.maxlen and loss > factor * sum(recent) / len(recent):
             return f"the loss is {loss:.4g}, over {factor:g} times the mean of the last steps", options.on_spike

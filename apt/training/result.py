@@ -27,6 +27,7 @@ class TrainResult:
 
     :param best_step: the step whose weights the model now holds; 0 when no training step improved on the start.
     :param metrics: the last interval's figures by their fixed names (``train/loss``, ``kd/kl_token``, …).
+    :param skipped_steps: steps that a guard kept the optimizer from.
     """
 
     curve: tuple[CurvePoint, ...]
@@ -36,6 +37,7 @@ class TrainResult:
     tokens: int
     seconds: float
     metrics: dict[str, float]
+    skipped_steps: int = 0
 
 
 def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:

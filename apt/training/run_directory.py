@@ -1,22 +1,38 @@
-"""A run's own directory: whose it is, and from which saved state it goes on."""
+"""A run's own directory: whose it is, what the run was made with, and what to say when it cannot be written."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from apt.console.errors import UsageError
+from apt.checkpoint.atomic import atomic_file
+from apt.checkpoint.lock import locked
+from apt.console.errors import WRITE_REFUSALS, CannotWriteError, UsageError, system_error
 from apt.training.config import TrainConfig
 
 RUN_NAME: Final = "run.json"
+#: What :func:`apt.training.record.run_record` tells, in the run directory and in every saved state.
+RECORD_NAME: Final = "run_record.json"
+CONFIG_NAME: Final = "config.resolved.yaml"
 
 
-def claim(run_dir: Path, config: TrainConfig, identity: str, may_change: tuple[str, ...] = ()) -> None:
+def alone_in(run_dir: Path) -> AbstractContextManager[None]:
+    """Keep a second run out of a run directory.
+
+    :raises UsageError: when one is at work there.
+    """
+    return locked(run_dir, busy=f"another run is at work in {run_dir}", hint="wait for it, or choose another")
+
+
+def claim(
+    run_dir: Path, config: TrainConfig, identity: str, may_change: tuple[str, ...] = (), *, processes: int = 1
+) -> None:
     """Write down whose run directory it is, or refuse one of another run.
 
     :param may_change: keys of the config in which the runs may differ.
-    :raises UsageError: naming the first key that differs.
+    :param processes: that train together; a resumed run is to have as many, unless ``may_change`` names ``processes``.
+    :raises UsageError: naming the first keys that differ.
     """
     held = _held(run_dir)
     if held is None:
@@ -24,15 +40,49 @@ def claim(run_dir: Path, config: TrainConfig, identity: str, may_change: tuple[s
     elif held.get("identity") != identity:
         raise UsageError(f"{run_dir} holds a run of another model or text", hint="remove it or choose another")
     else:
-        changed = [k for k in differences(held.get("config"), config.resolved()) if not _covered(k, may_change)]
+        before = {**(held.get("config") or {}), "processes": held.get("processes", 1)}
+        now = {**config.resolved(), "processes": processes}
+        changed = [k for k in differences(before, now) if not _covered(k, may_change)]
         if changed:
             raise UsageError(
                 f"{run_dir} holds a run with another config: {', '.join(changed[:5])}",
                 hint="remove it, choose another, or say what may change",
             )
-    aside = run_dir / f".{RUN_NAME}"
-    aside.write_text(json.dumps({"identity": identity, "config": config.resolved()}, indent=2), encoding="utf-8")
-    aside.replace(run_dir / RUN_NAME)
+    _write(run_dir / RUN_NAME, {"identity": identity, "config": config.resolved(), "processes": processes})
+
+
+def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Write the run's record, and its config as a YAML file that can be run again."""
+    import yaml
+
+    _write(run_dir / RECORD_NAME, record)
+    text = yaml.safe_dump(record["config"], sort_keys=False, allow_unicode=True)
+    with atomic_file(run_dir / CONFIG_NAME, overwrite=True) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def told_when_full(run_dir: Path) -> Iterator[None]:
+    """Turn what libraries raise when a state cannot be written into one line; the run can be resumed then."""
+    try:
+        yield
+    except Exception as error:  # safetensors raises a class of its own
+        refusal = system_error(error)
+        if refusal is not None and refusal.errno in WRITE_REFUSALS:
+            reason = refusal.strerror
+        elif "PytorchStreamWriter failed writing" in str(error):  # torch.save does not tell why
+            reason = "the file system is full, or the file too large for it"
+        else:
+            raise
+        raise CannotWriteError(
+            f"cannot write the run's state to {run_dir}: {reason}",
+            hint="free space and start the run again: it goes on from its last whole state",
+        ) from error
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_file(path, overwrite=True) as stream:
+        stream.write(json.dumps(values, indent=2).encode())
 
 
 def is_resumable(run_dir: Path, config: TrainConfig, identity: str) -> bool:
@@ -63,18 +113,3 @@ def differences(first: Any, second: Any, path: str = "") -> Iterator[str]:
 
 def _covered(key: str, may_change: tuple[str, ...]) -> bool:
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in may_change)
-
-
-def last_complete(run_dir: Path) -> Path | None:
-    """The newest saved state that was written to its end; what a kill left unfinished is removed.
-
-    Trainer writes ``trainer_state.json`` last, therefore a state that has it whole is whole.
-    """
-    found: list[tuple[int, Path]] = []
-    for path in run_dir.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), path))
-        except (OSError, ValueError, KeyError, TypeError):
-            shutil.rmtree(path, ignore_errors=True)
-    return max(found)[1] if found else None

@@ -2,8 +2,10 @@
 
 import functools
 import gc
+import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,25 +13,29 @@ from typing import Any, Final
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from apt.checkpoint.loading import quiet_transformers
 from apt.console.errors import UsageError
 from apt.console.progress import progress
 from apt.registry import Registry
 from apt.training.attention import fast_attention
-from apt.training.callbacks import EarlyStop, RunCallback
+from apt.training.callbacks import EarlyStop, RunCallback, has_converged
 from apt.training.components import build, build_loss, component_of, core_registry
 from apt.training.config import TrainConfig, TrainSection
 from apt.training.contract import Resources, RowSource, RowStream, Tuning
 from apt.training.data.loader import BatchLoader
 from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
+from apt.training.forward import base_of
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
-from apt.training.parallel import refuse_sharding
+from apt.training.parallel import on_first, refuse_sharding, sharding_arguments
 from apt.training.precision import autocast_dtype
+from apt.training.record import run_record
 from apt.training.result import TrainResult, curve_of
-from apt.training.run_directory import claim, last_complete
+from apt.training.run_directory import alone_in, claim, told_when_full, write_record
+from apt.training.saved_states import history_of, last_whole
+from apt.training.tracking.choice import check_tracking, tracked
 from apt.training.trainer import EVAL_METRIC, ContractTrainer
 
 #: A transformers causal language model; its stubs are too partial to be of use to the checker.
@@ -62,6 +68,7 @@ def run(
     callbacks: tuple[TrainerCallback, ...] = (),
     may_change: tuple[str, ...] = (),
     label: str = "training",
+    name: str = "",
 ) -> TrainResult:
     """Train ``model`` in place and leave it with the weights of its best evaluation.
 
@@ -73,34 +80,47 @@ def run(
         identity or config is refused.
     :param callbacks: of Trainer; they may look, not steer.
     :param may_change: keys of the config (``train.steps``) in which a run that is resumed may differ.
-    :raises UsageError: for a run directory of another run, or too few rows.
+    :param name: of the run, for trackers; the run directory's when absent.
+    :raises UsageError: for a run directory of another run, or one that is in use, or too few rows.
+    :raises CannotWriteError: when the disk is full; the run can be resumed.
     :raises UnsupportedError: when sharding was asked for where it cannot be done.
     :raises AptError: when a guard stops the run.
     """
     section = config.train
     refuse_sharding(section.sharding)
+    check_tracking(config.tracking)
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
     resources = replace(resources, rows_digest=data.digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
     training, evaluation = _split(section, data, evaluation)
-    claim(run_dir, config, identity, may_change)
     begun = time.monotonic()
-    with (
-        quiet_transformers(),
-        fast_attention(_models(model, resources), data, autocast_dtype(section.precision, device())),
-        progress(label, section.steps, "steps") as bar,
-    ):
-        parts = _build(config, model, training, resources)
+    with ExitStack() as stack:
+        _occupy(stack, run_dir)
+        stack.enter_context(told_when_full(run_dir))
+        processes = PartialState().num_processes
+        on_first(lambda: claim(run_dir, config, identity, may_change, processes=processes))
+        start = _start_of(run_dir, section)
+        stack.enter_context(quiet_transformers())
+        dtype = autocast_dtype(section.precision, device())
+        stack.enter_context(fast_attention(_models(model, resources), data, dtype))
+        bar = stack.enter_context(progress(label, section.steps, "steps"))
+        set_seed(section.seed)  # a loss or an adapter may begin with random parameters of its own
+        parts = _build(config, model, training, resources, start.steps)
+        record = run_record(config)
+        trainer = _trainer(config, parts, evaluation, run_dir, record, start.steps)
+        if trainer.meter.peak is not None:
+            record["peak_flops_per_s"] = trainer.meter.peak
+        tracking = _track(stack, config, run_dir, record, name or run_dir.name, start)
         callback = RunCallback(bar, config.resolved())
-        trainer = _trainer(config, parts, evaluation, run_dir, [callback, *callbacks])
         callback.trainer = trainer
-        last = last_complete(run_dir)
-        if last is None:
-            _save_start(trainer, run_dir / START_NAME)
-        else:
-            trainer.resume_place(last)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        stops = [EarlyStop(section.early_stopping)] if section.early_stopping is not None else []
+        for each in (callback, *callbacks, *tracking, *stops):
+            trainer.add_callback(each)
+        _keep_start(trainer, run_dir / START_NAME)
+        if start.state is not None:
+            trainer.resume_place(start.state)
+        trainer.train(resume_from_checkpoint=str(start.state) if start.state else None)
         result = _result(trainer, time.monotonic() - begun)
         if result.best_step == 0:
             _restore_start(trainer, run_dir / START_NAME)
@@ -109,6 +129,45 @@ def run(
     del trainer, callback, parts
     gc.collect()
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a run begins.
+
+    :param state: the saved state that it goes on from.
+    :param steps: the step that it ends at; one that had been stopped early has come there.
+    """
+
+    state: Path | None
+    steps: int
+    done_steps: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+
+
+def _occupy(stack: ExitStack, run_dir: Path) -> None:
+    """Hold the run directory until the run ends; one process does it for all."""
+    on_first(lambda: stack.enter_context(alone_in(run_dir)))
+
+
+def _start_of(run_dir: Path, section: TrainSection) -> _Start:
+    state = on_first(lambda: last_whole(run_dir))
+    if state is None:
+        return _Start(None, section.steps)
+    done, history = history_of(state)
+    stopped = section.early_stopping is not None and has_converged(history, section.early_stopping)
+    return _Start(state, done if stopped else section.steps, done, tuple(history))
+
+
+def _track(
+    stack: ExitStack, config: TrainConfig, run_dir: Path, record: dict[str, Any], name: str, start: _Start
+) -> list[TrainerCallback]:
+    """Write the run's record down and start its trackers; one process does it for all."""
+    if not PartialState().is_main_process:
+        return []
+    write_record(run_dir, record)
+    history, done = start.history, start.done_steps
+    return [stack.enter_context(tracked(config.tracking, run_dir, record, name=name, history=history, done_steps=done))]
 
 
 def steps_within(
@@ -128,7 +187,7 @@ def steps_within(
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
     dtype = autocast_dtype(section.precision, device())
     with torch.random.fork_rng(), fast_attention(_models(model, resources), rows, dtype):
-        parts = _build(config, model, rows, resources)
+        parts = _build(config, model, rows, resources, section.steps)
         for group in parts.optimizer.param_groups:
             group["lr"] = 0.0
         batches = iter(parts.loader)
@@ -169,19 +228,19 @@ def _models(model: Model, resources: Resources) -> list[Model]:
     return [m for m in (model, resources.teacher) if m is not None]
 
 
-def _build(config: TrainConfig, model: Model, data: RowSource | RowStream, resources: Resources) -> _Parts:
+def _build(config: TrainConfig, model: Model, data: RowSource | RowStream, resources: Resources, steps: int) -> _Parts:
     section = config.train
     tuning: Tuning = build("tuning", section.tuning, resources)
     model.to(device()).train()
     trained = tuning.begin(model)
     module = LossModule(trained, build_loss(section.loss, resources=resources)).to(device())
     if section.compile:
-        trained.base_model.compile()
+        base_of(trained).compile()
     optimizer = _optimizer(section, module, resources)
     return _Parts(
         module=module,
         tuning=tuning,
-        loader=_loader(section, data, resources),
+        loader=_loader(section, data, resources, steps),
         optimizer=optimizer,
         schedule=_schedule(section, optimizer, resources),
     )
@@ -220,7 +279,7 @@ def _factor(step: int, *, schedule: Callable[..., float], total: int, options: A
     return schedule(step, total, options)
 
 
-def _loader(section: TrainSection, data: RowSource | RowStream, resources: Resources) -> BatchLoader:
+def _loader(section: TrainSection, data: RowSource | RowStream, resources: Resources, steps: int) -> BatchLoader:
     state = PartialState()
     sampler = None
     if not is_stream(data):
@@ -230,37 +289,41 @@ def _loader(section: TrainSection, data: RowSource | RowStream, resources: Resou
         data,
         sampler,
         batch_rows=section.batch_rows,
-        batches=section.steps * section.grad_accum,
+        batches=steps * section.grad_accum,
         process=state.process_index,
         processes=state.num_processes,
     )
 
 
 def _trainer(
-    config: TrainConfig, parts: _Parts, evaluation: RowSource, run_dir: Path, callbacks: list[TrainerCallback]
+    config: TrainConfig,
+    parts: _Parts,
+    evaluation: RowSource,
+    run_dir: Path,
+    record: dict[str, Any],
+    steps: int,
 ) -> ContractTrainer:
     section = config.train
-    stops = [EarlyStop(section.early_stopping)] if section.early_stopping is not None else []
     trainer = ContractTrainer(
         loader=parts.loader,
         evaluation=evaluation,
         autocast=autocast_dtype(section.precision, device()),
         guard=StepGuard(section.guards),
+        record=record,
         model=parts.module,
-        args=_arguments(section, run_dir),
+        args=_arguments(section, parts.module.model, run_dir, steps),
         eval_dataset=[],  # evaluated by the trainer itself; Trainer only asks whether there is one
         optimizers=(parts.optimizer, parts.schedule),
-        callbacks=[*callbacks, *stops],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _arguments(section: TrainSection, run_dir: Path) -> TrainingArguments:
+def _arguments(section: TrainSection, model: Model, run_dir: Path, steps: int) -> TrainingArguments:
     every = min(section.eval_every, section.steps)
     return TrainingArguments(
         output_dir=str(run_dir),
-        max_steps=section.steps,
+        max_steps=steps,
         per_device_train_batch_size=section.batch_rows,
         per_device_eval_batch_size=section.batch_rows,
         gradient_accumulation_steps=section.grad_accum,
@@ -273,7 +336,6 @@ def _arguments(section: TrainSection, run_dir: Path) -> TrainingArguments:
         logging_strategy="steps",
         logging_steps=min(section.log_every or every, section.steps),
         logging_nan_inf_filter=False,
-        save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model=EVAL_METRIC,
         greater_is_better=False,
@@ -283,29 +345,35 @@ def _arguments(section: TrainSection, run_dir: Path) -> TrainingArguments:
         disable_tqdm=True,
         report_to=[],
         use_cpu=device().type == "cpu",
+        **sharding_arguments(section.sharding, model),
     )
 
 
 def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
     history = trainer.state.log_history
     curve = curve_of(history)
-    best = min(curve, key=lambda point: point.eval_loss)
+    # An evaluation that is no number is never the best; when none is one, the model keeps the weights it came with.
+    best = min(curve, key=lambda point: point.eval_loss if math.isfinite(point.eval_loss) else math.inf)
     last = next((e for e in reversed(history) if "train/loss" in e), {})
     return TrainResult(
         curve=curve,
         best_step=best.step,
         best_eval_loss=best.eval_loss,
         steps=trainer.state.global_step,
-        tokens=trainer.tokens,
+        tokens=trainer.meter.read_tokens(),
         seconds=seconds,
         metrics={k: float(v) for k, v in last.items() if "/" in k},
+        skipped_steps=trainer.guard.skipped,
     )
 
 
-def _save_start(trainer: ContractTrainer, path: Path) -> None:
-    """Keep the weights that training may not improve on."""
+def _keep_start(trainer: ContractTrainer, path: Path) -> None:
+    """Keep the weights that the model came with: training may not improve on them."""
+    state = trainer.module.trained_state()
     if trainer.args.should_save:
-        save_file(trainer.module.trained_state(), path)
+        aside = path.with_name(f".{path.name}")
+        save_file(state, aside)
+        aside.replace(path)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import time
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,8 @@ from apt.training.data.loader import BatchLoader
 from apt.training.evaluation import mean_of, score_source
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
+from apt.training.performance import FlopCount, Meter
+from apt.training.run_directory import RECORD_NAME
 
 #: Trainer's names of logged figures, and ours.
 NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
@@ -24,7 +26,8 @@ NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": 
 #: What :meth:`ContractTrainer.evaluate` returns it as, and what the best checkpoint is chosen by.
 EVAL_METRIC = "eval_loss"
 
-#: Beside Trainer's own files in a saved state: where the run stands in its data, and what its guards remember.
+#: Beside Trainer's own files in a saved state: where the run stands in its data, what its guards remember, and what
+#: was counted since the last log.
 PLACE_NAME: Final = "place.json"
 
 
@@ -33,26 +36,43 @@ class ContractTrainer(Trainer):
 
     Only public methods of Trainer are overridden: :meth:`get_train_dataloader`, :meth:`get_batch_samples`,
     :meth:`compute_loss`, :meth:`evaluate`, :meth:`save_model` and :meth:`log`.
+
+    :param record: what the run was made with; written into every saved state.
     """
 
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *, loader: BatchLoader, evaluation: RowSource, autocast: torch.dtype | None, guard: StepGuard, **rest: Any
-    ) -> None:
+        self, *, loader: BatchLoader, evaluation: RowSource, autocast: torch.dtype | None, guard: StepGuard,
+        record: Mapping[str, Any], **rest: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**rest)
         self._loader = loader
         self._evaluation = evaluation
         self._autocast_dtype = autocast
+        self._record = record
         self.guard = guard
         self._generator = torch.Generator()
-        self._sums: dict[str, list[Tensor]] = {}
         self._micro = 0
-        self._interval_tokens = 0
-        self._interval_begun = time.monotonic()
-        self._logged_step = 0
-        self.tokens = 0
-        self._step_loss = torch.zeros((), dtype=torch.float64)
+        device = self.args.device
+        flops = FlopCount.of(self.module.model)
+        self.meter = Meter(device, autocast or torch.float32, flops, self.accelerator.num_processes)
+        # Of the steps that were taken since the last log: their losses, and sum and weight of the loss's own metrics.
+        self._losses: list[float] = []
+        self._sums: dict[str, list[Tensor]] = {}
+        # Of the step that is being made.
+        self._step_loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._step_sums: dict[str, list[Tensor]] = {}
+        self._gradient_norm = torch.zeros((), dtype=torch.float64, device=device)
+        self._clip = self.accelerator.clip_grad_norm_
+        self.accelerator.clip_grad_norm_ = self._clip_and_remember
+
+    def _clip_and_remember(self, *arguments: Any, **options: Any) -> Any:
+        """Accelerate's own; the norm is kept for the guard, which would else have to read all gradients again."""
+        norm = self._clip(*arguments, **options)
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self._gradient_norm = torch.as_tensor(whole).detach().double()
+        return norm
 
     def get_train_dataloader(self) -> Any:
         """Return the loader: it knows each process's share and where the run stands, so that nothing is skipped."""
@@ -62,7 +82,8 @@ class ContractTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one step, let the loss prepare them, and weigh them together."""
-        self._micro, self._step_loss = 0, torch.zeros((), dtype=torch.float64, device=device)
+        self._micro, self._step_sums = 0, {}
+        self._step_loss = torch.zeros((), dtype=torch.float64, device=device)
         module = self.module
         samples = []
         for micro in range(num_batches):
@@ -71,8 +92,7 @@ class ContractTrainer(Trainer):
                 samples.append(module.prepare(batch, self._rng(micro, purpose=1), self.state.global_step))
         weights = torch.stack([torch.stack([weight_of(s), count(s).double()]) for s in samples]).sum(0)
         weight, tokens = self.accelerator.reduce(weights, "sum")
-        self._interval_tokens += int(tokens)
-        self.tokens += int(tokens)
+        self.meter.add(tokens, [tuple(s["input_ids"].shape) for s in samples])
         return samples, weight
 
     @property
@@ -98,10 +118,6 @@ class ContractTrainer(Trainer):
         self._step_loss += loss.detach().double() / self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
-    def step_loss(self) -> float:
-        """Return the mean loss per token of the step that was made last, over all processes; all have to call it."""
-        return float(self.accelerator.reduce(self._step_loss, "sum"))
-
     def _loss_of(self, model: Any, inputs: Batch) -> tuple[Tensor, Tensor]:
         rng = self._rng(self._micro)
         self._micro += 1
@@ -110,11 +126,27 @@ class ContractTrainer(Trainer):
         out = self.module.out
         assert out is not None
         for name, metric in out.metrics.items():
-            zeros = [torch.zeros((), dtype=torch.float64, device=loss_sum.device) for _ in range(2)]
-            held = self._sums.setdefault(name, zeros)
-            held[0] += metric.sum.detach().double()
-            held[1] += metric.weight.double() if metric.aggregate == "mean" else 0.0
+            weight = metric.weight if metric.aggregate == "mean" else torch.zeros_like(metric.sum)
+            _add(self._step_sums, name, [metric.sum.detach(), weight])
         return loss_sum, out.weight
+
+    def judge_step(self) -> tuple[float, bool]:
+        """Return the mean loss per token of the step over all processes, and whether the optimizer may take it.
+
+        Every process has to call it, when the step's gradients are there. A step that may not be taken leaves no trace
+        in the figures that are logged.
+
+        :raises AptError: when the run is to be stopped.
+        """
+        # Averaged over the processes, a norm stays what it is everywhere, or is no finite number anywhere.
+        told = torch.stack([self._step_loss, self._gradient_norm / self.accelerator.num_processes])
+        loss, norm = self.accelerator.reduce(told, "sum").tolist()
+        accepted = self.guard.check(self.state.global_step + 1, loss, norm)
+        if accepted:
+            self._losses.append(loss)
+            for name, pair in self._step_sums.items():
+                _add(self._sums, name, pair)
+        return loss, accepted
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -125,6 +157,7 @@ class ContractTrainer(Trainer):
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Score the evaluation rows: cross-entropy in nats per token with its interval, whatever is trained."""
+        self.meter.pause()
         model: Any = self.module.model
         was_training = model.training
         model.eval()
@@ -140,33 +173,53 @@ class ContractTrainer(Trainer):
                 "eval/rows/loss": found.value,
                 "eval/rows/loss_low": found.low,
                 "eval/rows/loss_high": found.high,
-                "train/tokens": self.tokens,
+                "train/tokens": self.meter.read_tokens(),
             }
         )
         metrics = {EVAL_METRIC: found.value}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.meter.resume()
         return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write what the run changed, and where it stands in its data."""
+        """Write what the run changed, where it stands, and what it was made with."""
         from safetensors.torch import save_file
 
+        self.meter.pause()  # until the state is sealed
         folder = Path(output_dir or str(self.args.output_dir))
+        state, interval = self.module.trained_state(), self._reduced()
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.module.trained_state(), folder / "model.safetensors", metadata={"format": "pt"})
-        place = {"data": self._loader.state_dict(), "guard": self.guard.state_dict()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        place = {
+            "data": self._loader.state_dict(),
+            "guard": self.guard.state_dict(),
+            "tokens": self.meter.read_tokens(),
+            "losses": self._losses,
+            "sums": interval,
+        }
         (folder / PLACE_NAME).write_text(json.dumps(place), encoding="utf-8")
+        (folder / RECORD_NAME).write_text(json.dumps(self._record, indent=2), encoding="utf-8")
 
     def resume_place(self, folder: Path) -> None:
-        """Go on from where a saved state stood in its data."""
+        """Go on from where a saved state stood."""
         place = json.loads((folder / PLACE_NAME).read_text(encoding="utf-8"))
         self._loader.load_state_dict(place["data"])
         self.guard.load_state_dict(place["guard"])
+        self.meter.tokens = place["tokens"]
+        self._losses = list(place["losses"])
+        # The sums are those of all processes; one of them takes them over.
+        share = 1.0 if self.accelerator.is_main_process else 0.0
+        device = self.args.device
+        for name, pair in place["sums"].items():
+            self._sums[name] = [torch.tensor(v * share, dtype=torch.float64, device=device) for v in pair]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log under the fixed names; with the training loss go the loss's own metrics and the speed."""
+        if "loss" in logs:
+            # Trainer's own mean counts steps that were skipped.
+            logs["loss"] = sum(self._losses) / len(self._losses) if self._losses else math.nan
         renamed = {NAMES.get(key, key): value for key, value in logs.items()}
         if "loss" in logs:
             renamed |= self._interval()
@@ -181,18 +234,11 @@ class ContractTrainer(Trainer):
 
     def _interval(self) -> dict[str, float]:
         """Figures since the last training log; starts a new interval."""
-        seconds = max(time.monotonic() - self._interval_begun, 1e-9)
-        steps = max(1, self.state.global_step - self._logged_step)
-        sums = self._reduced()
-        figures: dict[str, float] = {name: s / (w or 1.0) for name, (s, w) in sums.items()}
-        figures["train/tokens"] = self.tokens
-        figures["perf/tokens_per_s"] = self._interval_tokens / seconds
-        figures["perf/step_s"] = seconds / steps
-        self._sums, self._interval_tokens = {}, 0
-        self._interval_begun, self._logged_step = time.monotonic(), self.state.global_step
-        return figures
+        figures = {name: s / (w or 1.0) for name, (s, w) in self._reduced().items()}
+        self._sums, self._losses = {}, []
+        return figures | self.meter.figures(self.state.global_step)
 
-    def _reduced(self) -> Mapping[str, tuple[float, float]]:
+    def _reduced(self) -> dict[str, tuple[float, float]]:
         """The metrics' sums and weights over all processes."""
         names = sorted(self._sums)
         if not names:
@@ -201,8 +247,9 @@ class ContractTrainer(Trainer):
         whole = self.accelerator.reduce(held, "sum").cpu()
         return {name: (float(whole[i, 0]), float(whole[i, 1])) for i, name in enumerate(names)}
 
-    def restore_counters(self) -> None:
-        """Take the token count from a resumed log."""
-        self._logged_step = self.state.global_step
-        for entry in self.state.log_history:
-            self.tokens = int(entry.get("train/tokens", self.tokens))
+
+def _add(sums: dict[str, list[Tensor]], name: str, pair: list[Tensor]) -> None:
+    """Add a metric's sum and weight to what is held of it, in float64."""
+    wide = [value.double() for value in pair]
+    held = sums.get(name)
+    sums[name] = wide if held is None else [a + b for a, b in zip(held, wide, strict=True)]

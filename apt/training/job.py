@@ -1,0 +1,326 @@
+"""The operation ``train``: a config, the model that it names, and the checkpoint that comes of it."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from pydantic import Field
+from torch import Tensor
+
+from apt import store
+from apt.checkpoint.atomic import recover
+from apt.checkpoint.reader import Checkpoint
+from apt.console.errors import AptError, TargetExistsError, UsageError
+from apt.evaluation.statistics import Estimate, paired_ratio, ratio_estimate
+from apt.options import FileRef, ModelRef, Options, OutputPath, Overwrite
+from apt.registry import Registry, did_you_mean
+from apt.training.attention import fast_attention
+from apt.training.components import build, core_registry, needs_of, sections_of
+from apt.training.config import TrainConfig, read_config
+from apt.training.contract import Resources, RowSource, RowStream
+from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
+from apt.training.evaluation import score_source
+from apt.training.output import round_weights, write_trained
+from apt.training.pairing import shared_vocabulary
+from apt.training.parallel import on_first
+from apt.training.precision import autocast_dtype
+from apt.training.report import TrainPlan, TrainReport
+from apt.training.result import TrainResult
+from apt.training.run_directory import RUN_NAME
+from apt.training.runner import START_NAME, device, run
+
+#: A key that a resumed run may differ in without being one of the config's.
+_PROCESSES: Final = "processes"
+
+
+class TrainOptions(Options):
+    """Train a model as a config says."""
+
+    config: FileRef = Field(description="A YAML file with the whole run.")
+    model: ModelRef | None = Field(default=None, description="The model to train; the config's when absent.")
+    teacher: ModelRef | None = Field(
+        default=None, description="The teacher of a distillation; the config's when absent."
+    )
+    output: OutputPath
+    run_dir: Path | None = Field(
+        default=None, description="Where the run's state is kept; .NAME.run beside the output when absent."
+    )
+    allow_change: tuple[str, ...] = Field(
+        default=(), description="Keys of the config (train.steps) in which a run that is resumed may differ."
+    )
+    keep_run: bool = Field(default=False, description="Leave the saved states when done.")
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A run whose parts were found, by headers alone."""
+
+    config: TrainConfig
+    model: Checkpoint
+    teacher: Checkpoint | None
+    shared_vocab: int | None
+    run_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is trained on, and what the best weights are chosen by."""
+
+    training: RowSource | RowStream
+    evaluation: RowSource
+    digest: str
+
+
+def default_output(model: str) -> Path:
+    """Return where a model goes when no output is named: the store, under the name of what it was."""
+    return store.model_path(f"{store.resolve(model).name}-trained")
+
+
+def output_of(options: Mapping[str, Any], registry: Registry | None = None) -> Path:
+    """Return the output of a call that names none.
+
+    :raises DocumentError: for a config with faults; :raises UsageError: when no model is named.
+    """
+    config = read_config(options["config"], registry)
+    return default_output(_named_model(options.get("model"), config, options["config"]))
+
+
+def plan(options: TrainOptions, registry: Registry | None = None) -> TrainPlan:
+    """Check all that can be checked without weights, and tell what would be done.
+
+    :raises AptError: for whatever :func:`train` would refuse before it reads weights.
+    """
+    job = _open(options, registry)
+    return TrainPlan(
+        model=str(job.model.path),
+        teacher=str(job.teacher.path) if job.teacher is not None else None,
+        output=options.output,
+        run_dir=job.run_dir,
+        parameters=job.model.parameters,
+        rows_per_step=job.config.train.batch_rows * job.config.train.grad_accum * PartialState().num_processes,
+        config_sha256=job.config.digest(),
+        config=job.config.resolved(),
+    )
+
+
+def train(options: TrainOptions, registry: Registry | None = None) -> TrainReport:
+    """Train a model as a config says and write the weights of its best evaluation in its own dtype.
+
+    A killed call that is given again goes on from its last saved state.
+
+    :param registry: where components are looked up; the core's when absent.
+    :raises DocumentError: for a config with faults, each with file and line, before any weight is read.
+    :raises UsageError: when a model, data or a teacher is not named, or the run directory is of another run.
+    :raises TargetExistsError: when the output exists and ``overwrite`` is false.
+    :raises UnsupportedError: when the teacher has another tokenizer.
+    """
+    registry = registry or core_registry()
+    job = _open(options, registry)
+    model = job.model.load(dtype=torch.float32)
+    resources = Resources(
+        teacher=_load_teacher(job), shared_vocab=job.shared_vocab, tokenizer=job.model.tokenizer(), model=model,
+        registry=registry,
+    )  # fmt: skip
+    rows = _rows(job, resources)
+    before = _scores(model, rows.evaluation, job.config)
+    trained = run(
+        job.config, model, rows.training, evaluation=rows.evaluation, run_dir=job.run_dir,
+        identity=_identity(job, rows), resources=resources, registry=registry, may_change=options.allow_change,
+        label="training", name=options.output.absolute().name,
+    )  # fmt: skip
+    # Measured as it is stored: the weights are rounded to the checkpoint's dtype first.
+    round_weights(model, job.model.stored_dtype)
+    report = _report(options, job, model, trained, before, _scores(model, rows.evaluation, job.config))
+    on_first(lambda: _leave(options, job, model, rows, report))
+    return report
+
+
+def _open(options: TrainOptions, registry: Registry | None) -> _Job:
+    """Find everything that a run needs, and refuse what cannot be done before any weight is read."""
+    config = read_config(options.config, registry)
+    _check_allowed(options.allow_change, config)
+    name = _named_model(options.model, config, options.config)
+    teacher_name = options.teacher or config.teacher
+    config = config.model_copy(update={"model": name, "teacher": teacher_name})
+    if config.data is None:
+        raise UsageError(f"{options.config}: data: is missing", hint="say what is trained on: data.train")
+    run_dir = options.run_dir or options.output.absolute().with_name(f".{options.output.absolute().name}.run")
+    recover(options.output)
+    if options.output.exists() and not options.overwrite:
+        raise TargetExistsError(f"{options.output} exists already", hint="choose another output or give --overwrite")
+    if run_dir.exists() and not (run_dir / RUN_NAME).exists() and _holds_anything(run_dir):
+        raise UsageError(f"{run_dir} holds something else than a run", hint="choose an empty directory")
+    if "teacher" in needs_of(config, registry) and teacher_name is None:
+        raise UsageError(
+            f"{options.config}: the run needs a teacher, and none is named",
+            hint="--teacher MODEL, or the key teacher in the config",
+        )
+    model = Checkpoint.open(name)
+    teacher = Checkpoint.open(teacher_name) if teacher_name is not None else None
+    shared = shared_vocabulary(teacher, model) if teacher is not None else None
+    return _Job(config, model, teacher, shared, run_dir)
+
+
+def _named_model(given: str | None, config: TrainConfig, path: Path) -> str:
+    name = given or config.model
+    if name is None:
+        raise UsageError(f"{path}: no model is named", hint="--model MODEL, or the key model in the config")
+    return name
+
+
+def _holds_anything(run_dir: Path) -> bool:
+    """Whether there is anything but what a run leaves that was killed at once, or that is done."""
+    if not run_dir.is_dir():
+        return True
+    ours = {"lock", "tensorboard", "wandb", "run_record.json", "config.resolved.yaml"}
+    return any(p.name not in ours and not p.name.endswith(".partial") for p in run_dir.iterdir())
+
+
+def _check_allowed(keys: tuple[str, ...], config: TrainConfig) -> None:
+    """Refuse to allow a change of what is no key.
+
+    :raises UsageError: with the nearest key.
+    """
+    known = {_PROCESSES, *_keys(config.resolved())}
+    for key in keys:
+        if key not in known:
+            raise UsageError(f"--allow-change {key}: the config has no such key", hint=did_you_mean(key, known))
+
+
+def _keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        inner = f"{path}.{key}" if path else str(key)
+        yield inner
+        if isinstance(value, Mapping):
+            yield from _keys(value, inner)
+
+
+def _load_teacher(job: _Job) -> Any:
+    """Load the teacher without gradients: in the dtype that the config says, else in that of the products."""
+    if job.teacher is None:
+        return None
+    stated = {getattr(s, "dtype", "auto") for kind, s in sections_of(job.config) if kind == "teacher"} - {"auto"}
+    if stated:
+        dtype = torch.bfloat16 if stated == {"bf16"} else torch.float32
+    else:
+        dtype = autocast_dtype(job.config.train.precision, device()) or torch.float32
+    return job.teacher.load(dtype=dtype, device=str(device())).requires_grad_(False)
+
+
+def _rows(job: _Job, resources: Resources) -> _Rows:
+    """Make the rows; without ``data.eval``, some of the training rows are set aside.
+
+    :raises UsageError: for a stream without ``data.eval``, or too few rows.
+    """
+    assert job.config.data is not None
+    data: RowSource | RowStream = build("data", job.config.data.train, resources)
+    digest = data.digest()
+    if isinstance(data, TokenRows):
+        data.check(int(job.model.config["vocab_size"]))
+    wanted = job.config.train.eval_rows
+    if job.config.data.eval is None:
+        if is_stream(data):
+            raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
+        training, evaluation = set_aside(data, wanted)
+        return _Rows(training, evaluation, digest)
+    held: RowSource | RowStream = build("data", job.config.data.eval, resources)
+    if is_stream(held):
+        raise UsageError("data.eval streams: it is to be rows by number", hint="streaming: false")
+    chosen = torch.linspace(0, len(held) - 1, min(wanted, len(held))).round().long().tolist()
+    return _Rows(data, Chosen(held, chosen), f"{digest} {held.digest()}")
+
+
+def _identity(job: _Job, rows: _Rows) -> str:
+    """What a run depends on beside its config."""
+    teacher = job.teacher.digest() if job.teacher is not None else ""
+    return hashlib.sha256("\n".join([job.model.digest(), teacher, rows.digest]).encode()).hexdigest()
+
+
+def _scores(model: Any, rows: RowSource, config: TrainConfig) -> Tensor:
+    """Score the evaluation rows in full precision: ``[rows, 2]``, nats and tokens; each process has its share."""
+    state = PartialState()
+    place = device()
+    model.to(place).eval()
+    with torch.no_grad(), fast_attention([model], rows, None):
+        sums = score_source(
+            model, rows, batch_rows=config.train.batch_rows, device=place, process=state.process_index,
+            processes=state.num_processes,
+        )  # fmt: skip
+    if state.num_processes > 1:
+        shared = sums.to(place)
+        torch.distributed.all_reduce(shared)
+        sums = shared.cpu()
+    return sums
+
+
+def _report(
+    options: TrainOptions, job: _Job, model: Any, trained: TrainResult, before: Tensor, after: Tensor
+) -> TrainReport:
+    counted = before[:, 1] > 0
+    if not bool(counted.any()):
+        raise AptError("no token of the evaluation rows is counted")
+    tokens = before[counted, 1].numpy()
+    first, last = before[counted, 0].numpy(), after[counted, 0].numpy()
+    return TrainReport(
+        path=options.output,
+        model=str(job.model.path),
+        teacher=str(job.teacher.path) if job.teacher is not None else None,
+        parameters=model.num_parameters(),
+        eval_rows=len(tokens),
+        eval_tokens=int(tokens.sum()),
+        before=_perplexity(first, tokens),
+        after=_perplexity(last, tokens),
+        ratio=paired_ratio(first, last, tokens),
+        curve=trained.curve,
+        best_step=trained.best_step,
+        best_eval_loss=trained.best_eval_loss,
+        steps=trained.steps,
+        skipped_steps=trained.skipped_steps,
+        tokens=trained.tokens,
+        seconds=trained.seconds,
+        metrics=trained.metrics,
+        run_dir=job.run_dir if options.keep_run or job.config.tracking is not None else None,
+        config_sha256=job.config.digest(),
+        config=job.config.resolved(),
+    )
+
+
+def _perplexity(nll: Any, tokens: Any) -> Estimate:
+    return ratio_estimate(nll, tokens, np.exp)
+
+
+def _leave(options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: TrainReport) -> None:
+    """Write the checkpoint, then clear away what only a run that goes on needs."""
+    teacher = job.teacher
+    lineage = {
+        "teacher": {"name": teacher.name, "digest": teacher.digest()} if teacher is not None else None,
+        "data_digest": rows.digest,
+    }
+    kept = (
+        "eval_rows", "eval_tokens", "before", "after", "ratio", "curve", "best_step", "best_eval_loss", "steps",
+        "skipped_steps", "tokens", "seconds", "metrics",
+    )  # fmt: skip
+    write_trained(
+        options.output, model.cpu(), operation="train", parent=job.model, config=job.config, lineage=lineage,
+        metrics={name: getattr(report, name) for name in kept}, overwrite=options.overwrite,
+    )  # fmt: skip
+    if not options.keep_run:
+        _clear(job.run_dir, whole=options.run_dir is None and job.config.tracking is None)
+
+
+def _clear(run_dir: Path, *, whole: bool) -> None:
+    """Remove the saved states; what trackers wrote stays, and so does what somebody else put there."""
+    if whole:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        return
+    for state in run_dir.glob("checkpoint-*"):
+        shutil.rmtree(state, ignore_errors=True)
+    for name in (RUN_NAME, START_NAME):
+        (run_dir / name).unlink(missing_ok=True)
