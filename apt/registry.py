@@ -288,4 +288,11 @@ CORE_COMPONENTS: Final = (
         "apt.training.data.mixture:MixtureOptions",
         "several sources as one, each under its name",
     ),
+    Component(
+        "loss",
+        "focal",
+        "apt.training.losses.focal:Focal",
+        "apt.training.losses.focal:FocalOptions",
+        "cross-entropy that counts well-known tokens less",
+    ),
 )
