@@ -330,4 +330,11 @@ CORE_COMPONENTS: Final = (
         "apt.training.job:TrainOptions",
         "train a model as a config says",
     ),
+    Component(
+        "loss",
+        "focal",
+        "apt.training.losses.focal:Focal",
+        "apt.training.losses.focal:FocalOptions",
+        "cross-entropy that counts well-known tokens less",
+    ),
 )
