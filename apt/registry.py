@@ -295,4 +295,32 @@ CORE_COMPONENTS: Final = (
         "apt.training.teachers.cache:CacheTeacherOptions",
         "what a teacher said of the text, captured on disk",
     ),
+    Component(
+        "loss",
+        "multi_task",
+        "apt.training.losses.multi_task:MultiTask",
+        "apt.training.losses.multi_task:MultiTaskOptions",
+        "several losses, each on the rows of its parts",
+    ),
+    Component(
+        "loss",
+        "policy",
+        "apt.training.losses.policy:Policy",
+        "apt.training.losses.policy:PolicyOptions",
+        "rewards of the model's own continuations (RLOO)",
+    ),
+    Component(
+        "rollout",
+        "sample",
+        "apt.training.rollouts.sample:SampleRollout",
+        "apt.training.rollouts.sample:SampleOptions",
+        "the model's own continuations, sampled",
+    ),
+    Component(
+        "reward",
+        "exact_answer",
+        "apt.training.rewards.exact_answer:ExactAnswer",
+        "apt.training.rewards.exact_answer:ExactAnswerOptions",
+        "whether the final answer is the right one",
+    ),
 )

@@ -84,6 +84,20 @@ def fast_attention(models: Sequence[Any], data: RowSource | RowStream, dtype: to
             model.set_attn_implementation(own)
 
 
+@contextmanager
+def attention_of(model: Any, name: str) -> Iterator[None]:
+    """Let a model attend by the implementation ``name``; its own again afterwards."""
+    own = model.config._attn_implementation
+    if own == name:
+        yield
+        return
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
 def _gains(model: Any, window: int, dtype: torch.dtype | None) -> bool:
     plain = model.config.model_type in PLAIN_FAMILIES
     return plain and dtype is torch.bfloat16 and window <= LONGEST and model.device.type == "cpu"

@@ -165,10 +165,12 @@ class Rollout(NamedTuple):
 
     :param ids: int64 ``[rows, tokens]``: the prompt and what follows, padded on the right.
     :param labels: the same ids, -100 on prompts and padding.
+    :param clipped: bool ``[rows]``: what was not ended by the model itself, but cut off.
     """
 
     ids: "torch.Tensor"
     labels: "torch.Tensor"
+    clipped: "torch.Tensor"
 
 
 class RolloutBackend(Protocol):

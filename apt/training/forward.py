@@ -1,11 +1,13 @@
 """The one place where a loss runs a model."""
 
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor
 
+from apt.training.attention import attention_of
 from apt.training.contract import Batch, counted
 
 #: What can be asked of a forward pass beside the last hidden states.
@@ -31,17 +33,19 @@ def run_body(model: Any, batch: Batch, wanted: AbstractSet[str] = frozenset()) -
     """Run a causal language model without its head.
 
     Padding on the right needs no attention mask; packed documents bring ``position_ids`` that begin anew at each.
+    Only eager attention has maps to give: a pass that is asked for them runs with it, others keep what they have.
 
     :param wanted: of :data:`HIDDEN_STATES` and :data:`ATTENTIONS`; nothing is kept that is not asked for.
     """
     extras = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
-    out = base_of(model)(
-        input_ids=batch["input_ids"],
-        use_cache=False,
-        output_hidden_states=HIDDEN_STATES in wanted,
-        output_attentions=ATTENTIONS in wanted,
-        **extras,
-    )
+    with attention_of(model, "eager") if ATTENTIONS in wanted else nullcontext():
+        out = base_of(model)(
+            input_ids=batch["input_ids"],
+            use_cache=False,
+            output_hidden_states=HIDDEN_STATES in wanted,
+            output_attentions=ATTENTIONS in wanted,
+            **extras,
+        )
     return Body(
         last=out.last_hidden_state[:, :-1][counted(batch["labels"])],
         layers=tuple(out.hidden_states) if HIDDEN_STATES in wanted else (),

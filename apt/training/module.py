@@ -21,20 +21,20 @@ class LossModule(nn.Module):
     def __init__(self, model: Any, loss: Loss) -> None:
         super().__init__()
         self.model = model
-        self._loss = loss
-        if isinstance(loss, nn.Module):
-            self.loss = loss
+        #: A submodule where the loss has parameters of its own.
+        self.loss: Any = loss
         #: What the last forward pass gave.
         self.out: LossOut | None = None
 
     def forward(self, batch: Batch, rng: torch.Generator, step: int) -> Tensor:
         """Return the summed loss of a micro-batch."""
-        self.out = self._loss(self.model, batch, rng=rng, step=step)
-        return self.out.loss_sum
+        out: LossOut = self.loss(self.model, batch, rng=rng, step=step)
+        self.out = out
+        return out.loss_sum
 
     def prepare(self, batch: Batch, rng: torch.Generator, step: int) -> Batch:
         """Return the batch as the loss wants it: itself, or what the model wrote in its place."""
-        prepare = getattr(self._loss, "prepare", None)
+        prepare = getattr(self.loss, "prepare", None)
         if prepare is None:
             return batch
         with torch.no_grad():

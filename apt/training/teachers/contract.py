@@ -47,8 +47,11 @@ class Teacher(Protocol):
     #: What :meth:`body` can give beside hidden states; a teacher on disk gives nothing.
     offers: frozenset[str]
 
-    def targets(self, batch: Batch, *, rng: Any = None) -> Targets:
-        """Return the next-token distributions of the counted tokens."""
+    def targets(self, batch: Batch, *, rng: Any = None, body: Body | None = None) -> Targets:
+        """Return the next-token distributions of the counted tokens.
+
+        :param body: what :meth:`body` gave for the batch, where it was asked; given only to those that offer states.
+        """
         ...
 
     def body(self, batch: Batch, wanted: frozenset[str]) -> Body:

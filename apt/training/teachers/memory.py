@@ -32,9 +32,10 @@ class MemoryTeacher:
         assert resources.teacher is not None
         self.model: Any = resources.teacher
 
-    def targets(self, batch: Batch, *, rng: Any = None) -> DenseTargets:
+    def targets(self, batch: Batch, *, rng: Any = None, body: Body | None = None) -> DenseTargets:
         """Return the hidden states of the counted tokens, and the head."""
-        return DenseTargets(self.body(batch, frozenset()).last, Head.of(self.model))
+        states = body if body is not None else self.body(batch, frozenset())
+        return DenseTargets(states.last, Head.of(self.model))
 
     def body(self, batch: Batch, wanted: AbstractSet[str]) -> Body:
         """Return the teacher's states of a batch."""
