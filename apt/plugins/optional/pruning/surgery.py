@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from apt.checkpoint.architecture import Architecture
+from apt.checkpoint.architecture.thinning import thinned
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.leastsquares import members
 from apt.plugins.optional.pruning.plans import Sizes
@@ -20,23 +21,15 @@ from apt.plugins.optional.pruning.reconstruct import BlockCut, Cut
 #: Roles whose tensors stay as they are: norms over hidden or over a head.
 _UNCUT: Final = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
 
-#: Config values that hold one entry a layer.
-_PER_LAYER_KEYS: Final = ("layer_types", "no_rope_layers", "mlp_layer_types")
-
 
 def cut_config(config: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
     """Return the config of the cut model: sizes changed, entries per layer thinned, ``head_dim`` always spelled out."""
-    result = copy.deepcopy(dict(config))
+    result = thinned(config, [block.layer for block in cut.blocks], layers=cut.before.layers)
     result["num_hidden_layers"] = cut.after.layers
     result["num_attention_heads"] = cut.after.heads
     result["num_key_value_heads"] = cut.after.kv_groups
     result["intermediate_size"] = cut.after.ff
     result["head_dim"] = cut.after.head_dim
-    for key in _PER_LAYER_KEYS:
-        if isinstance(result.get(key), list) and len(result[key]) == cut.before.layers:
-            result[key] = [result[key][block.layer] for block in cut.blocks]
-    if "max_window_layers" in result:
-        result["max_window_layers"] = sum(block.layer < result["max_window_layers"] for block in cut.blocks)
     return result
 
 
