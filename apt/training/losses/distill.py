@@ -115,8 +115,9 @@ class Distill(nn.Module):
         self._options = options
         self._teacher: Teacher = build("teacher", options.teacher, resources)
         self._responds = options.strategy in ("response", "mixed")
+        self._own = 1.0 - options.alpha
         self._terms = Terms(
-            alpha=options.alpha,
+            alpha=options.alpha if self._responds else 0.0,
             temperature=options.temperature,
             divergence=options.divergence,
             shared_vocab=resources.shared_vocab,
@@ -154,9 +155,14 @@ class Distill(nn.Module):
         theirs = self._teacher.body(batch, self._wanted) if self._feature or self._relation else None
         targets = self._targets(batch, rng, theirs) if self._responds else None
         ours = run_body(model, batch, self._wanted)
-        loss, sums = linear_loss(ours.last, Head.of(model), targets_of(batch), self._terms, targets, weights=weights)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (targets is not None or self._own > 0.0)):
+            loss, sums = linear_loss(
+                ours.last, Head.of(model), targets_of(batch), self._terms, targets, weights=weights
+            )
         metrics = {"loss/ce": Metric(sums.cross_entropy, weight)}
-        if targets is not None:
+        if targets is None:
+            loss = self._own * loss
+        else:
             metrics |= _response_metrics(sums, targets, weights, weight)
         if theirs is not None:
             inner, found = self._inner(ours, theirs, batch, weight, weights)

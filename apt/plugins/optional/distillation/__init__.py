@@ -40,7 +40,7 @@ class DistillationPlugin(Plugin):
     def distill(
         self,
         teacher_model: str | Path,
-        student_model: str | Path,
+        student_model: str | Path | None,
         data: str | Path | None = None,
         temperature: float = 1.0,
         alpha: float | None = None,
@@ -51,7 +51,7 @@ class DistillationPlugin(Plugin):
         """Distill a student and write the best checkpoint.
 
         :param teacher_model: reference of the teacher: a path, a name in the store, ``hf:owner/name``, ``tiny``.
-        :param student_model: reference of the student; it is not changed.
+        :param student_model: reference of the student; it is not changed. ``None`` with ``student_shape="0.5x"``.
         :param data: ``embedded``, ``self`` or a text file; see :class:`.options.DistillOptions`.
         :param temperature: divides both sides' logits.
         :param alpha: weight of the distillation term; cross-entropy has the rest.
@@ -61,7 +61,9 @@ class DistillationPlugin(Plugin):
         from apt.plugins.optional.distillation.operation import distill
         from apt.plugins.optional.distillation.options import DistillOptions, default_output
 
-        given: dict[str, Any] = {"temperature": temperature, **options}
+        given: dict[str, Any] = dict(options)
+        if temperature != 1.0:
+            given["temperature"] = temperature
         if data is not None:
             given["text"] = str(data)
         if alpha is not None:
@@ -69,8 +71,8 @@ class DistillationPlugin(Plugin):
         return distill(
             DistillOptions(
                 teacher=str(teacher_model),
-                student=str(student_model),
-                output=Path(output) if output is not None else default_output(str(student_model)),
+                student=str(student_model) if student_model is not None else None,
+                output=Path(output) if output is not None else default_output(str(student_model or teacher_model)),
                 **given,
             )
         )

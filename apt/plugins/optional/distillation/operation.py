@@ -3,30 +3,28 @@
 import gc
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from apt.checkpoint.atomic import recover
 from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter
 from apt.console import output
-from apt.console.errors import TargetExistsError, UsageError
+from apt.console.errors import UsageError
 from apt.console.output import to_jsonable
+from apt.plugins.optional.distillation.lessons import Lesson, prepare
 from apt.plugins.optional.distillation.measure import measure
 from apt.plugins.optional.distillation.options import DEFAULT_STEPS, DistillOptions
-from apt.plugins.optional.distillation.pairing import shared_vocabulary
+from apt.plugins.optional.distillation.pairs import Pair, open_pair, with_student
 from apt.plugins.optional.distillation.results import Control, DistillPlan, DistillResult, Figures
-from apt.plugins.optional.distillation.texts import Texts, load_texts, text_of
+from apt.plugins.optional.distillation.texts import text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
-from apt.training.contract import Resources
-from apt.training.data.rows import TokenRows
-from apt.training.precision import autocast_dtype
+from apt.training.data.rows import is_stream
 from apt.training.result import TrainResult
 from apt.training.run_directory import is_resumable
 from apt.training.runner import device, run, steps_within
@@ -34,25 +32,19 @@ from apt.training.runner import device, run, steps_within
 CONFIG_NAME = "training.yaml"
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    teacher: Checkpoint
-    student: Checkpoint
-    shared_vocab: int
-
-
 def plan(options: DistillOptions) -> DistillPlan:
     """Check all that can be checked without weights, and tell what would be done.
 
     :raises AptError: for whatever :func:`distill` would refuse before it trains.
     """
-    pair = _pair(options)
-    config = options.config(steps=options.steps or DEFAULT_STEPS)
+    pair = open_pair(options)
+    config = options.training(steps=options.steps or DEFAULT_STEPS)
+    _check_rows(options, config)
     return DistillPlan(
         teacher=str(pair.teacher.path),
-        student=str(pair.student.path),
+        student=pair.student_name,
         output=options.output,
-        text=text_of(options, pair.teacher),
+        text=_text_name(options, config, pair.teacher),
         shared_vocab=pair.shared_vocab,
         config=config.resolved(),
     )
@@ -66,70 +58,58 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
     :raises UnsupportedError: when the tokenizers differ.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     """
-    pair = _pair(options)
-    options.config(steps=1, registry=registry)
-    teacher = pair.teacher.load(dtype=_teacher_dtype(options), device=str(device()))
-    teacher.requires_grad_(False)
-    resources = Resources(teacher=teacher, shared_vocab=pair.shared_vocab)
-    student = pair.student.load(dtype=torch.float32)
-    texts = load_texts(options, pair.teacher, steps=options.steps or DEFAULT_STEPS, model=teacher)
-    rows = TokenRows(texts.train.ids, texts.train.labels)
-    rows.check(min(teacher.config.vocab_size, student.config.vocab_size))
-    steps = _steps(options, student, rows, resources, registry)
-    config = options.config(steps=steps, registry=registry)
+    pair = open_pair(options)
+    config = options.training(steps=options.steps or DEFAULT_STEPS, registry=registry)
+    _check_rows(options, config)
     run_dir = options.output.absolute().with_name(f".{options.output.absolute().name}.run")
-    identity = _identity(pair, texts)
+    pair = with_student(pair, run_dir / "student")
+    lesson = prepare(options, config, pair, registry)
+    student = pair.student.load(dtype=torch.float32)
+    steps = _steps(options, config, student, lesson, registry)
+    config = options.training(steps=steps, registry=registry)
+    identity = _identity(pair, lesson)
     _clear_foreign(run_dir / "distill", config, identity)
     trained = run(
-        config, student, rows, run_dir=run_dir / "distill", identity=identity, resources=resources,
-        registry=registry, label="distilling",
+        config, student, lesson.rows, evaluation=lesson.evaluation, run_dir=run_dir / "distill", identity=identity,
+        resources=lesson.resources, registry=registry, label="distilling",
     )  # fmt: skip
-    del teacher, resources
+    lesson = replace(lesson, resources=replace(lesson.resources, teacher=None))
     control = None
     if options.control:
-        control = _control(options, pair, rows, steps, run_dir / "control", identity, registry)
+        control = _control(options, pair, lesson, steps, run_dir / "control", identity, registry)
     gc.collect()
-    result = _measured(options, pair, texts, student, trained, control, config)
-    _write(options, pair, student, result, texts, config)
+    result = _measured(options, pair, lesson, student, trained, control, config)
+    _write(options, pair, student, result, lesson, config)
     if not options.keep_run:
         shutil.rmtree(run_dir, ignore_errors=True)
     return result
 
 
-def _pair(options: DistillOptions) -> _Pair:
-    """Open both checkpoints by their headers and refuse what cannot be distilled, before any weight is read."""
-    if options.steps is not None and options.seconds is not None:
-        raise UsageError("steps and seconds were both given", hint="choose one")
-    recover(options.output)
-    if options.output.exists() and not options.overwrite:
-        raise TargetExistsError(f"{options.output} exists already", hint="choose another output or give --overwrite")
-    teacher, student = Checkpoint.open(options.teacher), Checkpoint.open(options.student)
-    return _Pair(teacher, student, shared_vocabulary(teacher, student))
+def _check_rows(options: DistillOptions, config: TrainConfig) -> None:
+    if config.data is not None and options.text is not None:
+        raise UsageError("a text was given beside a config with a section data", hint="choose one")
 
 
-def _teacher_dtype(options: DistillOptions) -> torch.dtype:
-    """The dtype that the products run in anyway: a teacher that is not trained needs no wider weights."""
-    return autocast_dtype(options.precision, device()) or torch.float32
+def _text_name(options: DistillOptions, config: TrainConfig, teacher: Checkpoint) -> str:
+    return f"data of {options.config}" if config.data is not None else text_of(options, teacher)
 
 
 def _steps(
-    options: DistillOptions,
-    student: Any,
-    rows: TokenRows,
-    resources: Resources,
-    registry: Registry | None,
+    options: DistillOptions, config: TrainConfig, student: Any, lesson: Lesson, registry: Registry | None
 ) -> int:
     if options.seconds is None:
-        return options.steps or DEFAULT_STEPS
-    config = options.config(steps=1, registry=registry)
-    steps = steps_within(options.seconds, config, student, rows, resources=resources, registry=registry)
+        return config.train.steps
+    if is_stream(lesson.rows):
+        raise UsageError("seconds cannot be planned for a stream of rows", hint="give steps")
+    timed = options.training(steps=1, registry=registry)
+    steps = steps_within(options.seconds, timed, student, lesson.rows, resources=lesson.resources, registry=registry)
     output.note(f"{steps} steps fit in {options.seconds:g} s")
     return steps
 
 
-def _identity(pair: _Pair, texts: Texts) -> str:
+def _identity(pair: Pair, lesson: Lesson) -> str:
     """What a run depends on beside its config."""
-    parts = [pair.teacher.digest(), pair.student.digest(), texts.digest(), str(pair.shared_vocab)]
+    parts = [pair.teacher.digest(), pair.student.digest(), lesson.digest(), str(pair.shared_vocab)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -142,8 +122,8 @@ def _clear_foreign(run_dir: Path, config: TrainConfig, identity: str) -> None:
 
 def _control(
     options: DistillOptions,
-    pair: _Pair,
-    rows: TokenRows,
+    pair: Pair,
+    lesson: Lesson,
     steps: int,
     run_dir: Path,
     identity: str,
@@ -151,18 +131,19 @@ def _control(
 ) -> tuple[Any, TrainResult]:
     """Train the same student on cross-entropy alone: equal steps, rows, order and seed."""
     model = pair.student.load(dtype=torch.float32)
-    config = options.config(steps=steps, loss="ce", registry=registry)
+    config = options.training(steps=steps, loss="ce", registry=registry)
     _clear_foreign(run_dir, config, identity)
     trained = run(
-        config, model, rows, run_dir=run_dir, identity=identity, registry=registry, label="training the control"
-    )
+        config, model, lesson.rows, evaluation=lesson.evaluation, run_dir=run_dir, identity=identity,
+        resources=lesson.resources, registry=registry, label="training the control",
+    )  # fmt: skip
     return model, trained
 
 
 def _measured(
     options: DistillOptions,
-    pair: _Pair,
-    texts: Texts,
+    pair: Pair,
+    lesson: Lesson,
     student: Any,
     trained: TrainResult,
     control: tuple[Any, TrainResult] | None,
@@ -177,14 +158,14 @@ def _measured(
         # Measured as it is stored: the weights are rounded to the checkpoint's dtype first.
         model.to(stored).to(torch.float32)
     reference = pair.teacher.load(dtype=torch.float32, device=str(device()))
-    teacher_perplexity, figures = measure(reference, [m.to(device()) for m in states], texts.heldout)
+    teacher_perplexity, figures = measure(reference, [m.to(device()) for m in states], lesson.heldout)
     return DistillResult(
         path=options.output,
         teacher=str(pair.teacher.path),
-        student=str(pair.student.path),
-        text=texts.train.source,
-        heldout_text=texts.heldout.source,
-        heldout_tokens=texts.heldout.tokens,
+        student=pair.student_name,
+        text=lesson.source,
+        heldout_text=lesson.heldout.source,
+        heldout_tokens=lesson.heldout.tokens,
         parameters=student.num_parameters(),
         teacher_parameters=reference.num_parameters(),
         teacher_perplexity=teacher_perplexity,
@@ -210,16 +191,16 @@ def _control_result(control: tuple[Any, TrainResult] | None, figures: list[Figur
 
 def _write(
     options: DistillOptions,
-    pair: _Pair,
+    pair: Pair,
     student: Any,
     result: DistillResult,
-    texts: Texts,
+    lesson: Lesson,
     config: TrainConfig,
 ) -> None:
     lineage: dict[str, Any] = {
         "teacher": {"name": pair.teacher.name, "digest": pair.teacher.digest()},
-        "text": texts.train.source,
-        "text_sha256": texts.digest(),
+        "text": lesson.source,
+        "text_sha256": lesson.digest(),
         "config_sha256": config.digest(),
         "config": config.resolved(),
     }

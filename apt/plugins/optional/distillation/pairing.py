@@ -1,4 +1,9 @@
-"""Whether a teacher can teach a student: the same ids must mean the same tokens to both."""
+"""Whether a teacher can teach a student: the same ids must mean the same tokens to both.
+
+Two further ways to teach are components of kind ``teacher`` that do not exist yet: one that aligns the texts of two
+tokenizers, and one that asks a server. Such a component names in its ``needs`` what it wants and gives
+:class:`apt.training.teachers.contract.SparseTargets` in the student's ids; with it, this check is left to it.
+"""
 
 from typing import Any, Final
 

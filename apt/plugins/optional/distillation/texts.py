@@ -1,6 +1,5 @@
 """The rows of a distillation: what is trained on, and what is measured on and never trained on."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +7,7 @@ from typing import Any, Final
 from apt import store
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError
-from apt.evaluation.texts import Rows, load_rows
+from apt.evaluation.texts import Rows, Split, load_rows
 from apt.plugins.optional.distillation.options import DistillOptions
 
 #: Rows sampled or cut for training at most, when no number is given.
@@ -26,14 +25,6 @@ class Texts:
     train: Rows
     heldout: Rows
 
-    def digest(self) -> str:
-        """Return the sha256 of the training rows."""
-        held = hashlib.sha256()
-        for tensor in (self.train.ids, self.train.labels):
-            held.update(str(tuple(tensor.shape)).encode())
-            held.update(tensor.numpy().tobytes())
-        return held.hexdigest()
-
 
 def text_of(options: DistillOptions, teacher: Checkpoint) -> str:
     """Return the reference of the text, with the default filled in."""
@@ -42,24 +33,29 @@ def text_of(options: DistillOptions, teacher: Checkpoint) -> str:
     return "embedded" if teacher.path == store.embedded_path() else "self"
 
 
-def load_texts(options: DistillOptions, teacher: Checkpoint, *, steps: int, model: Any = None) -> Texts:
+def load_texts(options: DistillOptions, teacher: Checkpoint, *, wanted: int, model: Any = None) -> Texts:
     """Load or sample the rows.
 
+    :param wanted: rows that the run can use.
     :param model: the teacher in memory; needed when rows are sampled from it.
     :raises BadInputError: when a text is too short to be split.
     """
     text = text_of(options, teacher)
-    window = min(options.window, int(teacher.config.get("max_position_embeddings", options.window)))
-    wanted = steps * options.batch_rows * options.grad_accum + options.eval_rows
     most = options.train_rows or min(wanted, SAMPLED_ROWS if text == "self" else MOST_ROWS)
-
-    def rows(ref: str, split: Any, limit: int | None) -> Rows:
-        return load_rows(ref, split=split, checkpoint=teacher, window=window, max_rows=limit, model=model)
-
     if options.heldout is None and Path(text).suffix in (".txt", ".jsonl"):
-        return _split(rows(text, "train", None), most, options.heldout_rows)
-    heldout = rows(options.heldout or text, "heldout", options.heldout_rows)
-    return Texts(rows(text, "train", most), heldout)
+        return _split(_rows(options, teacher, text, "train", None, model), most, options.heldout_rows)
+    return Texts(_rows(options, teacher, text, "train", most, model), load_heldout(options, teacher, model=model))
+
+
+def load_heldout(options: DistillOptions, teacher: Checkpoint, *, model: Any = None) -> Rows:
+    """Load or sample the rows that are measured on, where they are no part of the training text."""
+    text = options.heldout or text_of(options, teacher)
+    return _rows(options, teacher, text, "heldout", options.heldout_rows, model)
+
+
+def _rows(options: DistillOptions, teacher: Checkpoint, ref: str, split: Split, limit: int | None, model: Any) -> Rows:
+    window = min(options.window, int(teacher.config.get("max_position_embeddings", options.window)))
+    return load_rows(ref, split=split, checkpoint=teacher, window=window, max_rows=limit, model=model)
 
 
 def _split(whole: Rows, most: int, heldout_rows: int) -> Texts:

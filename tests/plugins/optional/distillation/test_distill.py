@@ -171,19 +171,19 @@ def test_a_text_file_is_never_measured_on_what_was_trained_on(
     path = tmp_path / "text.txt"
     path.write_text("".join(f"line {i} of the text\n" for i in range(200)))
     teacher = Checkpoint.open(pair[0])
-    texts = load_texts(options(pair, tmp_path, path, train_rows=1000), teacher, steps=100)
+    texts = load_texts(options(pair, tmp_path, path, train_rows=1000), teacher, wanted=1000)
     trained = {tuple(r) for r in texts.train.ids.tolist()}
     assert len(texts.heldout) >= 1 and not any(tuple(r) in trained for r in texts.heldout.ids.tolist())
     path.write_text("short")
     with pytest.raises(BadInputError, match="too few"):
-        load_texts(options(pair, tmp_path, path), teacher, steps=1)
+        load_texts(options(pair, tmp_path, path), teacher, wanted=20)
 
 
 def test_text_defaults_to_samples_of_the_teacher(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
     chosen = options(pair, tmp_path, rows_file, text=None, train_rows=6, heldout_rows=3, window=8)
     teacher = Checkpoint.open(pair[0])
     assert text_of(chosen, teacher) == "self"
-    texts = load_texts(chosen, teacher, steps=1, model=teacher.load())
+    texts = load_texts(chosen, teacher, wanted=20, model=teacher.load())
     assert texts.train.ids.shape == (6, 8) and texts.heldout.ids.shape == (3, 8)
 
 
@@ -217,6 +217,142 @@ def test_the_command_emits_json(pair: tuple[Path, Path], tmp_path: Path, rows_fi
     assert found["steps"] == 2 and found["after"]["perplexity"]["low"] <= found["after"]["perplexity"]["high"]
     dry = CliRunner().invoke(app, [*call, "--dry-run"])
     assert json.loads(dry.stdout)["output"].endswith("student-distilled")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "feature"},
+        {"strategy": "relation"},
+        {"strategy": "mixed", "alpha": 0.7},
+        {"on_policy": 0.5},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_every_strategy_ends_in_a_stock_checkpoint(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, changes: dict[str, Any]
+) -> None:
+    result = distill(options(pair, tmp_path, rows_file, steps=4, **changes))
+    tensors = set(Checkpoint.open(tmp_path / "out").tensors)
+    assert tensors == set(Checkpoint.open(pair[1]).tensors)
+    loss = result.config["train"]["loss"]
+    assert loss["strategy"] == changes.get("strategy", "response")
+    assert loss["alpha"] == changes.get("alpha", 0.9 if "on_policy" in changes else 0.5)
+    written = yaml.safe_load((tmp_path / "out" / "training.yaml").read_text())
+    assert parse_config(written).resolved() == result.config
+    if "on_policy" in changes:
+        assert result.metrics["rollout/len_mean"] <= 21
+        assert loss["on_policy"]["rollout"]["max_new_tokens"] == 21
+
+
+def test_a_student_is_made_of_its_teacher(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    made = {"student": None, "student_shape": "layers=2,ff=32", "control": True}
+    result = distill(options(pair, tmp_path, rows_file, **made))
+    checkpoint = Checkpoint.open(tmp_path / "out")
+    assert checkpoint.config["num_hidden_layers"] == 2 and checkpoint.config["intermediate_size"] == 32
+    assert result.parameters == checkpoint.parameters < result.teacher_parameters
+    assert "layers=2,hidden=32,heads=4,kv_heads=2,ff=32" in result.student
+    assert result.before.kl is not None and result.before.kl.value < 0.01  # it begins near its teacher
+    assert checkpoint.lineage is not None
+    assert [step["operation"] for step in checkpoint.lineage["ancestors"]] == ["student-shape"]
+    checkpoint.tokenizer()
+
+
+def test_an_interrupted_call_finds_the_student_that_it_made(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"student": None, "student_shape": "0.5x"}
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, "_measured", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(options(pair, tmp_path, rows_file, **made))
+    student = tmp_path / ".out.run" / "student"
+    stamp = (student / "model.safetensors").stat().st_mtime_ns
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, "_measured", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(options(pair, tmp_path, rows_file, **made))
+    assert (student / "model.safetensors").stat().st_mtime_ns == stamp
+    other = distill(options(pair, tmp_path, rows_file, student=None, student_shape="layers=1"))
+    assert Checkpoint.open(other.path).config["num_hidden_layers"] == 1
+
+
+def config_file(tmp_path: Path, **train: Any) -> Path:
+    path = tmp_path / "run.yaml"
+    settings = {"steps": 6, "batch_rows": 4, "eval_every": 3, "eval_rows": 4, "precision": "fp32", **train}
+    path.write_text(yaml.safe_dump({"train": settings}))
+    return path
+
+
+def test_a_config_says_the_whole_run(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    loss = {"name": "distill", "strategy": "mixed", "feature": {"layers": [[1, 1], [2, 3]]}, "alpha": 0.6}
+    chosen = DistillOptions(
+        teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", text=str(rows_file), window=24,
+        config=config_file(tmp_path, loss=loss), control=True,
+    )  # fmt: skip
+    planned = plan(chosen)
+    result = distill(chosen)
+    assert result.steps == 6 and result.config["train"]["loss"]["feature"]["layers"] == [[1, 1], [2, 3]]
+    assert planned.config == result.config
+    assert result.control is not None and [p.step for p in result.control.curve] == [0, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"alpha": 0.5}, "alpha: given beside a config"),
+        ({"steps": 3, "seed": 1}, "steps, seed: given beside a config"),
+        ({"strategy": "feature"}, "strategy: given beside"),
+    ],
+)
+def test_nothing_overrides_a_config(
+    pair: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    given = {"teacher": str(pair[0]), "student": str(pair[1]), "output": tmp_path / "out"}
+    with pytest.raises(UsageError, match=reason):
+        plan(DistillOptions(**given, config=config_file(tmp_path), **changes))
+
+
+def test_a_config_with_a_fault_is_refused_with_its_line(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    path = config_file(tmp_path, loss={"name": "distill", "temprature": 2.0})
+    given = {"teacher": str(pair[0]), "student": str(pair[1]), "output": tmp_path / "out", "config": path}
+    with pytest.raises(UsageError, match=r"run.yaml:\d+: train.loss.temprature: unknown key") as caught:
+        plan(DistillOptions(**given))
+    assert "did you mean 'temperature'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"student": None}, "either a student or a student shape"),
+        ({"student_shape": "0.5x"}, "either a student or a student shape"),
+        ({"student": None, "student_shape": "2x"}, "between 0 and 1"),
+        ({"cache": Path("c"), "strategy": "feature"}, "no inner states"),
+        ({"cache": Path("c"), "on_policy": 0.5}, "none for what the student writes"),
+        ({"strategy": "feature", "temperature": 2.0}, "temperature is given"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_read(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        plan(options(pair, tmp_path, rows_file, **changes))
+
+
+def test_the_command_takes_a_config_or_options(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    app = Typer()
+    app.command()(commands.distill)
+    call = ["--teacher", str(pair[0]), "--text", str(rows_file), "--window", "24", "-o", str(tmp_path / "out")]
+    both = [*call, "--student", str(pair[1]), "--config", str(config_file(tmp_path)), "--temperature", "2"]
+    assert "temperature: given beside a config" in str(CliRunner().invoke(app, both).exception)
+    shaped = [*call, "--student-shape", "0.5x", "--steps", "2", "--strategy", "relation", "--json"]
+    dry = CliRunner().invoke(app, [*shaped, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert json.loads(dry.stdout)["config"]["train"]["loss"]["relation"]["kind"] == "distance"
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.run").exists()
+    ran = CliRunner().invoke(app, shaped)
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["steps"] == 2
 
 
 @pytest.mark.parametrize(("option", "value"), [("--alpha", "2"), ("--divergence", "kl"), ("--steps", "0")])

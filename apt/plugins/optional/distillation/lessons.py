@@ -1,0 +1,80 @@
+"""What a student is taught with: the rows, the teacher in memory or its cache, and the rows that are measured on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from apt.evaluation.texts import Rows
+from apt.plugins.optional.distillation.options import DistillOptions
+from apt.plugins.optional.distillation.pairs import Pair
+from apt.plugins.optional.distillation.texts import load_heldout, load_texts, text_of
+from apt.registry import Registry
+from apt.training.components import build, sections_of
+from apt.training.config import TrainConfig
+from apt.training.contract import Resources, RowSource, RowStream
+from apt.training.data.rows import TokenRows
+from apt.training.precision import autocast_dtype
+from apt.training.runner import device
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Everything but the student.
+
+    :param evaluation: rows that the best checkpoint is chosen by; ``None`` to set some of ``rows`` aside.
+    :param source: where the rows come from, for people.
+    """
+
+    rows: RowSource | RowStream
+    evaluation: RowSource | None
+    heldout: Rows
+    source: str
+    resources: Resources
+
+    def digest(self) -> str:
+        """Return the sha256 of the training rows."""
+        return self.rows.digest()
+
+
+def prepare(options: DistillOptions, config: TrainConfig, pair: Pair, registry: Registry | None) -> Lesson:
+    """Load or sample the rows, and load the teacher where it teaches itself.
+
+    :raises BadInputError: when a text is too short to be split.
+    """
+    tokenizer = pair.student.tokenizer()
+    resources = Resources(shared_vocab=pair.shared_vocab, tokenizer=tokenizer, registry=registry)
+    teaches = any(kind == "teacher" and section.name == "memory" for kind, section in sections_of(config))
+    samples = "self" in (options.heldout, text_of(options, pair.teacher) if config.data is None else None)
+    teacher: Any = None
+    if teaches or samples:
+        teacher = pair.teacher.load(dtype=_teacher_dtype(config), device=str(device()))
+        teacher.requires_grad_(False)
+    rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher)
+    return Lesson(
+        rows, evaluation, heldout, source,
+        Resources(teacher=teacher if teaches else None, shared_vocab=pair.shared_vocab, tokenizer=tokenizer),
+    )  # fmt: skip
+
+
+def _rows(
+    options: DistillOptions, config: TrainConfig, pair: Pair, resources: Resources, teacher: Any
+) -> tuple[RowSource | RowStream, RowSource | None, Rows, str]:
+    if config.data is not None:
+        rows: RowSource | RowStream = build("data", config.data.train, resources)
+        evaluation = build("data", config.data.eval, resources) if config.data.eval is not None else None
+        return rows, evaluation, load_heldout(options, pair.teacher, model=teacher), f"data of {options.config}"
+    train = config.train
+    wanted = train.steps * train.batch_rows * train.grad_accum + train.eval_rows
+    texts = load_texts(options, pair.teacher, wanted=wanted, model=teacher)
+    source = TokenRows(texts.train.ids, texts.train.labels)
+    source.check(min(int(c.config["vocab_size"]) for c in (pair.teacher, pair.student)))
+    return source, None, texts.heldout, texts.train.source
+
+
+def _teacher_dtype(config: TrainConfig) -> torch.dtype:
+    """What the config says; else the dtype of the products: a teacher that is not trained needs no wider weights."""
+    stated = {getattr(s, "dtype", "auto") for kind, s in sections_of(config) if kind == "teacher"} - {"auto"}
+    if stated:
+        return torch.bfloat16 if stated == {"bf16"} else torch.float32
+    return autocast_dtype(config.train.precision, device()) or torch.float32
