@@ -13,9 +13,10 @@ from apt.training.forward import Body, run_body, targets_of
 from apt.training.losses.divergences import DivergenceName
 from apt.training.losses.feature import FeatureSettings, FeatureTerm
 from apt.training.losses.head import Head
-from apt.training.losses.linear import Sums, Terms, linear_loss
+from apt.training.losses.linear import linear_loss
 from apt.training.losses.on_policy import WRITTEN, OnPolicySettings, rollout_metrics, write_rows
 from apt.training.losses.relation import RelationSettings, relation_loss
+from apt.training.losses.terms import Sums, Terms
 from apt.training.losses.weighting import SequenceWeight, TokenWeight, weigh
 from apt.training.sections import Section, TeacherSection
 from apt.training.teachers.contract import SparseTargets, Targets, Teacher
@@ -163,7 +164,7 @@ class Distill(nn.Module):
         if targets is None:
             loss = self._own * loss
         else:
-            metrics |= _response_metrics(sums, targets, weights, weight)
+            metrics |= _response_metrics(sums, targets, weight)
         if theirs is not None:
             inner, found = self._inner(ours, theirs, batch, weight, weights)
             loss = loss + self._options.alpha * inner.to(loss.dtype)
@@ -223,13 +224,12 @@ def _thinned(targets: Targets, options: DistillLossOptions, vocab: int | None, r
     return sample_of(targets, options.k, rng=rng, shared_vocab=vocab)
 
 
-def _response_metrics(sums: Sums, targets: Targets, weights: Tensor | None, weight: Tensor) -> dict[str, Metric]:
+def _response_metrics(sums: Sums, targets: Targets, weight: Tensor) -> dict[str, Metric]:
     metrics = {
         "loss/distill": Metric(sums.divergence, weight),
         "kd/kl_token": Metric(sums.forward_kl, weight),
         "kd/top1_agree": Metric(sums.agreeing, weight),
     }
     if isinstance(targets, SparseTargets):
-        mass = targets.log_probs.exp().sum(-1)
-        metrics["kd/teacher_mass"] = Metric((mass if weights is None else mass * weights).sum(), weight)
+        metrics["kd/teacher_mass"] = Metric(sums.teacher_mass, weight)
     return metrics

@@ -12,8 +12,9 @@ from apt.training.components import build
 from apt.training.contract import IGNORED, Batch, LossOut, Metric, Resources, Reward, Rollout, RolloutBackend, weight_of
 from apt.training.forward import last_hidden, targets_of
 from apt.training.losses.head import Head
-from apt.training.losses.linear import Terms, linear_loss, token_nll
+from apt.training.losses.linear import linear_loss, token_nll
 from apt.training.losses.on_policy import CLIPPED, WRITTEN, prompts_of, rollout_metrics
+from apt.training.losses.terms import Terms
 from apt.training.rollouts.sample import SampleOptions
 from apt.training.sections import RewardSection, RolloutSection, Section
 
