@@ -85,6 +85,10 @@ class DistillLossOptions(Section):
             raise ValueError("k belongs to targets top_k and sampled, which need it")
         if self.teacher.name == _ON_DISK:
             self._refuse_on_disk()
+        if self.temperature != 1.0 and (self.targets != "full" or self.teacher.name == _ON_DISK):
+            raise ValueError("a distribution that is known at some ids only is compared at temperature 1")
+        if self.targets == "sampled" and self.divergence != "forward_kl":
+            raise ValueError("an unbiased sample estimates forward_kl and no other divergence")
         return self
 
     def _refuse_unused(self, names: tuple[str, ...]) -> None:

@@ -152,6 +152,8 @@ def test_prompts() -> None:
         ({"strategy": "feature", "targets": "top_k", "k": 4}, "targets is given"),
         ({"targets": "top_k"}, "k belongs to"),
         ({"k": 4}, "k belongs to"),
+        ({"targets": "top_k", "k": 4, "temperature": 2.0}, "compared at temperature 1"),
+        ({"targets": "sampled", "k": 4, "divergence": "jsd"}, "forward_kl and no other"),
         ({"strategy": "feature", "feature": {"weight": 0.0}}, "nothing is compared"),
         ({"strategy": "feature", "feature": {"layers": []}}, "layers is empty"),
         ({"strategy": "feature", "feature": {"layers": [[1, 2], [1, 2]]}}, "a pair twice"),
@@ -178,6 +180,7 @@ def test_contradictions_and_typos_are_refused(options: dict[str, Any], reason: s
         ({"strategy": "relation"}, "no inner states"),
         ({"on_policy": {}}, "knows its own text only"),
         ({"targets": "top_k", "k": 8}, "was chosen when it was captured"),
+        ({"temperature": 2.0}, "compared at temperature 1"),
     ],
 )
 def test_a_teacher_on_disk_is_not_asked_for_what_it_has_not(options: dict[str, Any], reason: str) -> None:
