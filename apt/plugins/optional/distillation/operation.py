@@ -16,6 +16,7 @@ from apt.checkpoint.writer import CheckpointWriter
 from apt.console import output
 from apt.console.errors import UsageError
 from apt.console.output import to_jsonable
+from apt.plugins.host import current
 from apt.plugins.optional.distillation.lessons import Lesson, prepare
 from apt.plugins.optional.distillation.measure import measure
 from apt.plugins.optional.distillation.options import DEFAULT_STEPS, DistillOptions
@@ -38,7 +39,7 @@ def plan(options: DistillOptions) -> DistillPlan:
     :raises AptError: for whatever :func:`distill` would refuse before it trains.
     """
     pair = open_pair(options)
-    config = options.training(steps=options.steps or DEFAULT_STEPS)
+    config = options.training(steps=options.steps or DEFAULT_STEPS, registry=current().registry())
     _check_rows(options, config)
     return DistillPlan(
         teacher=str(pair.teacher.path),
@@ -55,9 +56,11 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
 
     A killed call that is given again goes on from its last saved state.
 
+    :param registry: where a config's components are looked up; those of all plugins when absent.
     :raises UnsupportedError: when the tokenizers differ.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     """
+    registry = registry or current().registry()
     pair = open_pair(options)
     config = options.training(steps=options.steps or DEFAULT_STEPS, registry=registry)
     _check_rows(options, config)

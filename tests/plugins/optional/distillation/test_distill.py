@@ -22,7 +22,9 @@ from apt.plugins.optional.distillation.operation import distill, plan
 from apt.plugins.optional.distillation.options import DistillOptions
 from apt.plugins.optional.distillation.pairing import shared_vocabulary
 from apt.plugins.optional.distillation.texts import load_texts, text_of
+from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
+from apt.training.data.rows import TokenRows
 
 Maker = Callable[..., Path]
 
@@ -295,6 +297,39 @@ def test_a_config_says_the_whole_run(pair: tuple[Path, Path], tmp_path: Path, ro
     assert result.steps == 6 and result.config["train"]["loss"]["feature"]["layers"] == [[1, 1], [2, 3]]
     assert planned.config == result.config
     assert result.control is not None and [p.step for p in result.control.curve] == [0, 3, 6]
+
+
+class CountingUp:
+    """A data component of the test's own: rows that count up."""
+
+    def __init__(self, options: Any, resources: Any) -> None:
+        assert resources.tokenizer is not None
+        ids = 2 + (torch.arange(20)[:, None] * 7 + torch.arange(12)) % 250
+        self.rows = TokenRows(ids, ids.clone())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rows, name)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index]
+
+
+def test_a_config_may_bring_its_own_data(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    data = Component("data", "counting", f"{__name__}:CountingUp", "apt.training.sections:Section")
+    registry = Registry([*CORE_COMPONENTS, data])
+    path = config_file(tmp_path)
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**settings, "data": {"train": {"name": "counting"}}}))
+    chosen = DistillOptions(
+        teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", heldout=str(rows_file), config=path
+    )
+    result = distill(chosen, registry=registry)
+    assert "run.yaml" in result.text and result.steps == 6
+    with pytest.raises(UsageError, match="a text was given beside a config with a section data"):
+        distill(chosen.model_copy(update={"text": str(rows_file), "overwrite": True}), registry=registry)
 
 
 @pytest.mark.parametrize(
