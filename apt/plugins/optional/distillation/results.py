@@ -117,4 +117,9 @@ class DistillPlan:
 
 
 def _flat(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    """A setting in one line; what is not set is left out."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        f"{k} ({_flat(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items() if v is not None
+    )
