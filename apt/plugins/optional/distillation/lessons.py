@@ -37,13 +37,16 @@ class Lesson:
         return self.rows.digest()
 
 
-def prepare(options: DistillOptions, config: TrainConfig, pair: Pair, registry: Registry | None) -> Lesson:
+def prepare(
+    options: DistillOptions, config: TrainConfig, pair: Pair, student: Any, registry: Registry | None
+) -> Lesson:
     """Load or sample the rows, and load the teacher where it teaches itself.
 
+    :param student: in memory; what data components know as the model.
     :raises BadInputError: when a text is too short to be split.
     """
     tokenizer = pair.student.tokenizer()
-    resources = Resources(shared_vocab=pair.shared_vocab, tokenizer=tokenizer, registry=registry)
+    resources = Resources(shared_vocab=pair.shared_vocab, tokenizer=tokenizer, model=student, registry=registry)
     teaches = any(kind == "teacher" and section.name == "memory" for kind, section in sections_of(config))
     samples = "self" in (options.heldout, text_of(options, pair.teacher) if config.data is None else None)
     teacher: Any = None

@@ -306,7 +306,7 @@ class CountingUp:
     """A data component of the test's own: rows that count up."""
 
     def __init__(self, options: Any, resources: Any) -> None:
-        assert resources.tokenizer is not None
+        assert resources.tokenizer is not None and resources.model is not None
         ids = 2 + (torch.arange(20)[:, None] * 7 + torch.arange(12)) % 250
         self.rows = TokenRows(ids, ids.clone())
 
