@@ -11,6 +11,8 @@ from apt.training.config import TrainConfig
 from apt.training.contract import RowSource, RowStream
 from apt.training.data.files import fingerprint
 from apt.training.data.rows import is_stream
+from apt.training.teachers import capture as capturing
+from apt.training.teachers.manifest import Manifest
 
 
 def check_cache(directory: Path, config: TrainConfig) -> None:
@@ -35,9 +37,6 @@ def fill_cache(directory: Path, rows: RowSource | RowStream, pair: Pair, load: C
     :raises UsageError: for rows that have no numbers, or a directory that holds something else.
     :raises UnsupportedError: for a cache of another teacher.
     """
-    from apt.training.teachers import capture as capturing
-    from apt.training.teachers.manifest import Manifest
-
     if is_stream(rows):
         raise UsageError("a stream of rows has no end to be captured", hint="streaming: false, or no cache")
     if capturing.is_captured(directory):
