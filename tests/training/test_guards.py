@@ -1,4 +1,4 @@
-"""Guards: steps that would spoil the model are stopped or leave no trace; early stopping; evaluations without a number."""
+"""Guards: steps that would spoil the model leave no trace or stop the run; early stopping; evaluations that fail."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""The loop: accumulation, best checkpoint, guards, silence, exact resume after a kill."""
+"""The loop: accumulation, best checkpoint, silence, refusals."""
 
 import copy
 from pathlib import Path
