@@ -1,6 +1,6 @@
 """One of the processes of ``test_parallel.py``; writes what it found to a JSON file for its rank.
 
-    python -m torch.distributed.run --nproc-per-node 2 parallel_child.py FOLDER
+python -m torch.distributed.run --nproc-per-node 2 parallel_child.py FOLDER
 """
 
 import json

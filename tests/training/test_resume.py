@@ -70,7 +70,8 @@ def long_run(run_dir: Path, *watchers: TrainerCallback, optimizer: str = "muon",
     model = small_model(attention_dropout=0.2)
     settings: dict[str, Any] = {
         "steps": STEPS, "batch_rows": 4, "grad_accum": 2, "eval_every": 2, "log_every": 3, "eval_rows": 4,
-        "precision": "auto" if optimizer == "muon" else "fp32", "optimizer": {"name": optimizer}, "loss": {"name": "projected"},
+        "precision": "auto" if optimizer == "muon" else "fp32", "optimizer": {"name": optimizer},
+        "loss": {"name": "projected"},
         "guards": {"spike_factor": 50.0, "spike_window": 3}, **train,
     }  # fmt: skip
     config = parse_config({"train": settings}, REGISTRY)
