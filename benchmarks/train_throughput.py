@@ -140,7 +140,7 @@ def our_loop(model: Any, rows: Any, precision: str, compiled: bool, folder: Path
     }  # fmt: skip
     training = TokenRows(rows[:-HELD_OUT_ROWS], rows[:-HELD_OUT_ROWS].clone())
     held_out = TokenRows(rows[-HELD_OUT_ROWS:], rows[-HELD_OUT_ROWS:].clone())
-    run(parse_config({"train": train}), model, training, evaluation=held_out, run_dir=folder)
+    run(parse_config({"train": train}), model, training, evaluation=held_out, run_dir=folder, callbacks=(Turns(),))
 
 
 def worker(variant: str, folder: Path, device: str) -> None:

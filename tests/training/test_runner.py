@@ -1,11 +1,13 @@
 """The loop: accumulation, best checkpoint, silence, refusals."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_helpers import small_config, small_model, small_rows
 
 from apt import events
@@ -132,3 +134,19 @@ def test_timing_steps_leaves_the_model_alone() -> None:
     many = steps_within(50.0, config, model, small_rows())
     assert many > 10
     assert_same(before, weights(model))
+
+
+@pytest.mark.skipif(not any(shutil.which(name) for name in ("g++", "clang++")), reason="torch.compile needs a compiler")
+@pytest.mark.filterwarnings("ignore")  # what torch's own compiler warns of differs between versions
+def test_a_compiled_model_comes_to_the_same_losses_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    curves, states = [], []
+    for compiled in (False, True):
+        model = small_model(num_hidden_layers=1)
+        names = [name for name, _ in model.named_parameters()]
+        run_dir = tmp_path / str(compiled)
+        curves.append(run(small_config(compile=compiled), model, small_rows(), run_dir=run_dir).curve)
+        assert [name for name, _ in model.named_parameters()] == names
+        states.append(load_file(run_dir / "checkpoint-6" / "model.safetensors"))
+    assert [p.eval_loss for p in curves[1]] == pytest.approx([p.eval_loss for p in curves[0]], rel=1e-5)
+    assert states[0].keys() == states[1].keys()
