@@ -178,7 +178,7 @@ class _Checker:
         if colon and (*at, *place, *keys) in self._document.lines:
             return (*place, *keys), rest
         word = re.match(r"'?(\w+)", message)
-        if word and (*at, *place, word[1]) in self._document.lines:
+        if word and word[1] != "name" and (*at, *place, word[1]) in self._document.lines:
             return (*place, word[1]), message
         return place, message
 
