@@ -28,6 +28,9 @@ def plain(value: Any, fault: _Fault, at: Location = ()) -> Any:
         return [plain(v, fault, (*at, i)) for i, v in enumerate(value)]
     if isinstance(value, bool):
         return value
+    if isinstance(value, str) and not _is_text(value):
+        fault(at, f"expected a text, got {value!a}", "")
+        return ""
     if isinstance(value, float) and not math.isfinite(value):
         fault(at, f"expected a finite number, got {value}", "")
         return 0.0
@@ -40,8 +43,13 @@ def plain(value: Any, fault: _Fault, at: Location = ()) -> Any:
 def _mapping(value: Mapping[Any, Any], fault: _Fault, at: Location) -> dict[str, Any]:
     kept = {}
     for key, inner in value.items():
-        if isinstance(key, str):
+        if isinstance(key, str) and _is_text(key):
             kept[key] = plain(inner, fault, (*at, key))
         else:
-            fault(at, f"a key must be a word, got {key!r}", "")
+            fault(at, f"a key must be a word, got {key!a}", "")
     return kept
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text can be written; half of a surrogate pair cannot."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from apt.console.errors import AptError, one_line, shown
@@ -70,16 +70,19 @@ class _Checker:
 
     def _plain(self, schema: type[BaseModel], values: dict[str, Any], inner: frozenset[str], at: Location) -> None:
         """Note the faults of all that is no section, by JSON's rules: ``"3"`` is no number and ``true`` no 1."""
+        found: list[ErrorDetails] = []
         try:
             schema.model_validate_json(json.dumps(values, default=_as_json), strict=True)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            told = [
-                one for one in found if one["type"] == "json_invalid" or (one["loc"] and one["loc"][0] not in inner)
-            ]
-            self._tell(told, schema, values, at)
-        except (Exception, SystemExit) as error:  # what a foreign validator raises that is no fault of a value
-            self.fault(at, f"cannot be checked: {one_line(error)}")
+            whole = any(not one["loc"] for one in found)
+        except (Exception, SystemExit):
+            whole = True
+        else:
+            whole = False
+        if whole:  # a validator of the whole model spoke before the fields did: it is heard when they are sound
+            found = _faults_by_field(schema, {k: v for k, v in values.items() if k not in inner})
+        self._tell([one for one in found if one["loc"][0] not in inner], schema, values, at)
 
     def _inner(self, schema: type[BaseModel], key: str, value: Any, at: Location) -> Any:
         annotation, metadata = schema.model_fields[key].annotation, schema.model_fields[key].metadata
@@ -165,7 +168,7 @@ class _Checker:
             self.fault((*at, *place), "is missing")
         else:
             message = ", or ".join(dict.fromkeys(_message(error) for error in found))
-            ours = first["type"] in ("value_error", "assertion_error", "json_invalid")
+            ours = first["type"] in ("value_error", "assertion_error")
             given = "" if ours or not place else f", got {shown(first['input'])}"
             if first["type"] == "value_error":
                 place, message = self._meant(at, place, message)
@@ -191,6 +194,21 @@ class _Checker:
         self._document.problem(at, f"{path}: {message}" if path else message, hint)
 
 
+def _faults_by_field(schema: type[BaseModel], values: Mapping[str, Any]) -> list[ErrorDetails]:
+    """Return the faults of each value by itself, without the validators of the model."""
+    found: list[ErrorDetails] = []
+    for key, value in values.items():
+        field = schema.model_fields.get(key)
+        if field is None:
+            continue
+        adapter: TypeAdapter[Any] = TypeAdapter(typing.Annotated[(field.annotation, *(field.metadata or [None]))])  # type: ignore[misc]
+        try:
+            adapter.validate_json(json.dumps(value, default=_as_json), strict=True)
+        except ValidationError as error:
+            found += [{**one, "loc": (key, *one["loc"])} for one in error.errors(include_url=False)]
+    return found
+
+
 def _place(error: ErrorDetails, schema: type[BaseModel], values: Mapping[str, Any]) -> Location:
     """Return where in the values a fault stands: without the names of types that pydantic puts into its places."""
     place: list[str | int] = []
@@ -211,7 +229,7 @@ def _message(error: ErrorDetails) -> str:
     text = error["msg"]
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
-    text = " ".join(text.split())
+    text = " ".join(text.split()).replace("valid array", "valid list")
     return text if error["type"] in ("value_error", "assertion_error") else f"{text[:1].lower()}{text[1:]}"
 
 

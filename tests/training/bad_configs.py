@@ -241,12 +241,13 @@ _CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"train": {"steps": 3, "loss": {"name": "distill", "relation": {}}}}, "train.loss.relation"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "strategy": "mixed"}}}, "train.loss"),
     (
-        {"train": {"steps": 3, "loss": {"name": "distill", "strategy": "relation", "relation": {}, "temperature": 2.0}}},
+        {"train": {"steps": 3, "loss": {"name": "distill", "strategy": "relation", "temperature": 2.0}}},
         "train.loss.temperature",
     ),
     ({"train": {"steps": 3}, "data": {"train": {"name": "jsonl", "path": "a.jsonl"}}}, "data.train"),
     ({"train": {"steps": 3}, "data": {"train": {"name": "jsonl", "path": "a", "prompt": "p"}}}, "data.train.prompt"),
-    ({"train": {"steps": 3}, "data": {"train": {"name": "parquet", "path": "a", "text": "t", "prompt": "p"}}}, "data.train"),
+    ({"data": {"train": {"name": "parquet", "path": "a", "text": "t", "prompt": "p"}}, "train": {}}, "data.train"),
+    ({"train": {"steps": 3, "loss": {"name": "distill", "k": 3, "teacher": {"name": "memory"}}}}, "train.loss.k"),
 ]  # fmt: skip
 
 
