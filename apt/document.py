@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 import yaml
 
-from apt.console.errors import BadInputError, NotFoundError, UsageError
+from apt.console.errors import BadInputError, NotFoundError, UsageError, shown
 from apt.registry import did_you_mean
 
 #: Where a value stands in the document: keys and indices from the root.
@@ -220,7 +220,7 @@ class _Builder:
         try:
             return construct(node.value)
         except ValueError:
-            self._fault(node.start_mark.line + 1, f"{node.value!r} is not a value of type {kind}")
+            self._fault(node.start_mark.line + 1, f"{shown(node.value)} is not a value of type {kind}")
             return None
 
     def _fault(self, line: int, message: str) -> None:

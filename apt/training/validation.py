@@ -1,20 +1,26 @@
 """Checking a config as a whole: every section by the schema of the component that it names, however deep it stands.
 
-Schemas are imported to check against; models, texts and the components themselves are not.
+Schemas are imported to check against; models, texts and the components themselves are not. Foreign schemas may do
+anything: what they raise is a fault of the config's section, told in one line with the rest.
 """
 
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from apt.console.errors import AptError
+from apt.console.errors import AptError, one_line, shown
 from apt.document import Document, Location
-from apt.registry import Registry, did_you_mean
+from apt.registry import Component, Registry, did_you_mean
+from apt.training.plain_values import plain
 from apt.training.sections import OfKind, Section
+
+#: What a fault of pydantic's says beside what is wrong.
+_PREFIXES: Final = ("Value error, ", "Assertion failed, ", "Input ")
 
 
 def check(schema: type[BaseModel], document: Document, registry: Registry) -> Any:
@@ -22,7 +28,10 @@ def check(schema: type[BaseModel], document: Document, registry: Registry) -> An
 
     :raises DocumentError: with every fault, each with its line, the path of its key, and the nearest known word.
     """
-    found = _Checker(document, registry).model(schema, document.value, ())
+    checker = _Checker(document, registry)
+    value = plain(document.value, checker.fault)
+    checker.settle()
+    found = checker.model(schema, value, ())
     document.raise_problems()
     return found
 
@@ -31,13 +40,19 @@ class _Checker:
     def __init__(self, document: Document, registry: Registry) -> None:
         self._document = document
         self._registry = registry
+        self._told: set[Location] = set()
+        self._settled: frozenset[Location] = frozenset()
+
+    def settle(self) -> None:
+        """Say no more of the places that have a fault already: what stands there now is not what was written."""
+        self._settled = frozenset(self._told)
 
     def model(self, schema: type[BaseModel], value: Any, at: Location) -> BaseModel | None:
         """Check one mapping against its schema, its inner sections first; ``None`` where there is a fault."""
         if isinstance(value, schema):
             return value
         if not isinstance(value, Mapping):
-            self._fault(at, f"expected a mapping of settings, got {_shown(value)}")
+            self.fault(at, f"expected a mapping of settings, got {shown(value)}")
             return None
         before = len(self._document.problems)
         values = dict(value)
@@ -48,19 +63,26 @@ class _Checker:
         try:
             return schema.model_validate({**values, **inner})
         except ValidationError as error:
-            for one in error.errors(include_url=False):
-                self._tell(one, schema, at)
-            return None
+            self._tell(error.errors(include_url=False), schema, values, at)
+        except (Exception, SystemExit) as error:
+            self.fault(at, f"cannot be checked: {one_line(error)}")
+        return None
 
     def _plain(self, schema: type[BaseModel], values: dict[str, Any], inner: frozenset[str], at: Location) -> None:
         """Note the faults of all that is no section, by JSON's rules: ``"3"`` is no number and ``true`` no 1."""
+        found: list[ErrorDetails] = []
         try:
-            text = json.dumps({k: None if k in inner else v for k, v in values.items()}, default=_as_json)
-            schema.model_validate_json(text, strict=True)
+            schema.model_validate_json(json.dumps(values, default=_as_json), strict=True)
         except ValidationError as error:
-            for one in error.errors(include_url=False):
-                if one["loc"] and one["loc"][0] not in inner:
-                    self._tell(one, schema, at)
+            found = error.errors(include_url=False)
+            whole = any(not one["loc"] for one in found)
+        except (Exception, SystemExit):
+            whole = True
+        else:
+            whole = False
+        if whole:  # a validator of the whole model spoke before the fields did: it is heard when they are sound
+            found = _faults_by_field(schema, {k: v for k, v in values.items() if k not in inner})
+        self._tell([one for one in found if one["loc"][0] not in inner], schema, values, at)
 
     def _inner(self, schema: type[BaseModel], key: str, value: Any, at: Location) -> Any:
         annotation, metadata = schema.model_fields[key].annotation, schema.model_fields[key].metadata
@@ -81,7 +103,7 @@ class _Checker:
             return [self._value(arguments[0], marks, v, (*at, i)) for i, v in enumerate(value)]
         if _is_collection(origin):
             what = "a mapping" if origin is dict else "a list"
-            self._fault(at, f"expected {what}, got {_shown(value)}")
+            self.fault(at, f"expected {what}, got {shown(value)}")
             return None
         for arm in (annotation, *arguments):
             if _is_model(arm):
@@ -95,31 +117,132 @@ class _Checker:
             return value
         names = self._registry.names(kind)
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            self._fault(at, "expected a section with a 'name'", f"known: {', '.join(names)}")
+            self._unnamed(value, names, at)
             return None
+        schema = self._schema(kind, value["name"], (*at, "name"))
+        return None if schema is None else self.model(schema, value, at)
+
+    def _unnamed(self, value: Any, names: list[str], at: Location) -> None:
+        """Note that a section names no component: perhaps the word ``name`` is misspelt."""
+        known = f"known: {', '.join(names)}" if names else "none is known"
+        if isinstance(value, Mapping) and "name" not in value:
+            for key in value:
+                if (hint := did_you_mean(key, ["name"])).startswith("did you mean"):
+                    self.fault((*at, key), "unknown key", hint)
+        place = (*at, "name") if isinstance(value, Mapping) and "name" in value else at
+        self.fault(place, "expected a section with a 'name'", known)
+
+    def _schema(self, kind: str, name: str, at: Location) -> type[BaseModel] | None:
+        """Import the schema of a component; whatever that raises is a fault of this section."""
+        component: Component | None = None
         try:
-            component = self._registry.get(kind, value["name"]).admitted()
+            component = self._registry.get(kind, name).admitted()
             schema = component.load_schema() if component.schema else Section
         except AptError as error:
-            self._fault((*at, "name"), error.message, error.hint)
+            self.fault(at, error.message, error.hint)
             return None
-        return self.model(schema, value, at)
+        except (Exception, SystemExit) as error:
+            self.fault(at, f"the {kind} {name!r}{_owner(component)} cannot be imported: {one_line(error)}")
+            return None
+        if not (isinstance(schema, type) and issubclass(schema, Section)):
+            self.fault(at, f"the {kind} {name!r}{_owner(component)} has a schema that is no Section")
+            return None
+        return schema
 
-    def _tell(self, error: ErrorDetails, schema: type[BaseModel], at: Location) -> None:
-        place = (*at, *error["loc"])
-        if error["type"] == "extra_forbidden":
-            known = _names_at(schema, error["loc"][:-1])
-            self._fault(place, "unknown key", did_you_mean(str(error["loc"][-1]), known))
-        elif error["type"] == "missing":
-            self._fault(place, "is missing")
+    def _tell(
+        self, errors: list[ErrorDetails], schema: type[BaseModel], values: Mapping[str, Any], at: Location
+    ) -> None:
+        """Note pydantic's faults; those of a value that fits none of several types are one."""
+        places: dict[Location, list[ErrorDetails]] = {}
+        for error in errors:
+            places.setdefault(_place(error, schema, values), []).append(error)
+        for place, found in places.items():
+            self._tell_one(found, schema, at, place)
+
+    def _tell_one(self, found: list[ErrorDetails], schema: type[BaseModel], at: Location, place: Location) -> None:
+        first = found[0]
+        if first["type"] == "extra_forbidden":
+            hint = did_you_mean(str(place[-1]), _names_at(schema, place[:-1]))
+            self.fault((*at, *place), "unknown key", hint)
+        elif first["type"] == "missing":
+            self.fault((*at, *place), "is missing")
         else:
-            message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            given = f", got {_shown(error['input'])}" if error["loc"] and error["type"] != "value_error" else ""
-            self._fault(place, f"{message[:1].lower()}{message[1:]}{given}")
+            message = ", or ".join(dict.fromkeys(_message(error) for error in found))
+            ours = first["type"] in ("value_error", "assertion_error")
+            given = "" if ours or not place else f", got {shown(first['input'])}"
+            if first["type"] == "value_error":
+                place, message = self._meant(at, place, message)
+            self.fault((*at, *place), f"{message}{given}", _nearest_literal(first))
 
-    def _fault(self, at: Location, message: str, hint: str = "") -> None:
+    def _meant(self, at: Location, place: Location, message: str) -> tuple[Location, str]:
+        """Return where a contradiction stands: the key that its message begins with, where the document has it."""
+        path, colon, rest = message.partition(": ")
+        keys = tuple(path.split("."))
+        if colon and (*at, *place, *keys) in self._document.lines:
+            return (*place, *keys), rest
+        word = re.match(r"'?(\w+)", message)
+        if word and word[1] != "name" and (*at, *place, word[1]) in self._document.lines:
+            return (*place, word[1]), message
+        return place, message
+
+    def fault(self, at: Location, message: str, hint: str = "") -> None:
+        """Note a fault."""
+        if at in self._settled:
+            return
+        self._told.add(at)
         path = ".".join(map(str, at))
         self._document.problem(at, f"{path}: {message}" if path else message, hint)
+
+
+def _faults_by_field(schema: type[BaseModel], values: Mapping[str, Any]) -> list[ErrorDetails]:
+    """Return the faults of each value by itself, without the validators of the model."""
+    found: list[ErrorDetails] = []
+    for key, value in values.items():
+        field = schema.model_fields.get(key)
+        if field is None:
+            continue
+        adapter: TypeAdapter[Any] = TypeAdapter(typing.Annotated[(field.annotation, *(field.metadata or [None]))])  # type: ignore[misc]
+        try:
+            adapter.validate_json(json.dumps(value, default=_as_json), strict=True)
+        except ValidationError as error:
+            found += [{**one, "loc": (key, *one["loc"])} for one in error.errors(include_url=False)]
+    return found
+
+
+def _place(error: ErrorDetails, schema: type[BaseModel], values: Mapping[str, Any]) -> Location:
+    """Return where in the values a fault stands: without the names of types that pydantic puts into its places."""
+    place: list[str | int] = []
+    value: Any = values
+    for i, part in enumerate(error["loc"]):
+        if isinstance(value, Mapping) and (
+            part in value or (error["type"] == "missing" and i == len(error["loc"]) - 1)
+        ):
+            place.append(part)
+            value = value.get(str(part))
+        elif isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value):
+            place.append(part)
+            value = value[part]
+    return tuple(place)
+
+
+def _message(error: ErrorDetails) -> str:
+    text = error["msg"]
+    for prefix in _PREFIXES:
+        text = text.removeprefix(prefix)
+    text = " ".join(text.split()).replace("valid array", "valid list")
+    return text if error["type"] in ("value_error", "assertion_error") else f"{text[:1].lower()}{text[1:]}"
+
+
+def _nearest_literal(error: ErrorDetails) -> str:
+    """Return the nearest of the words that could stand there; they are all in the message."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    hint = did_you_mean(error["input"], re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", ""))))
+    return hint if hint.startswith("did you mean") else ""
+
+
+def _owner(component: Component | None) -> str:
+    return f" of the plugin {component.plugin!r}" if component is not None and component.plugin else ""
 
 
 def _holds(schema: type[BaseModel], key: str) -> bool:
@@ -134,7 +257,7 @@ def _holds(schema: type[BaseModel], key: str) -> bool:
 
 def _parts(annotation: Any) -> Iterator[Any]:
     yield annotation
-    for part in typing.get_args(annotation):
+    for part in (*typing.get_args(annotation), *getattr(annotation, "__metadata__", ())):
         yield from _parts(part)
 
 
@@ -146,7 +269,7 @@ def _is_collection(origin: Any) -> bool:
     return origin in (dict, list, tuple)
 
 
-def _names_at(schema: Any, path: tuple[int | str, ...]) -> list[str]:
+def _names_at(schema: Any, path: Location) -> list[str]:
     """Names of the fields of the model found by walking ``path`` down from ``schema``."""
     for part in path:
         field = getattr(schema, "model_fields", {}).get(part)
@@ -159,8 +282,3 @@ def _names_at(schema: Any, path: tuple[int | str, ...]) -> list[str]:
 
 def _as_json(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -101,6 +101,20 @@ steps:
     with: {model: "${inputs.model}", output: "${out}/pruned", ratio: "${inputs.ratio}", strategy: magnitude}
 """
 
+_TRAINING = """\
+model: my-model
+data:
+  train:
+    name: text
+    path: rows.txt
+    window: 32
+    max_rows: 16
+train:
+  steps: 2
+  batch_rows: 2
+  eval_rows: 4
+"""
+
 _PLUGIN = """\
 from apt.plugins.base import Plugin
 class Made(Plugin):
@@ -202,6 +216,10 @@ class Furniture:
         (here / word).write_text(_RECIPE, encoding="utf-8")
         self.model(here, "my-model", hub)
 
+    def training(self, here: Path, word: str, hub: Any) -> None:
+        (here / word).write_text(_TRAINING, encoding="utf-8")
+        self.text(here, "rows.txt", hub)
+
     def backups(self, here: Path, word: str, hub: Any) -> None:
         from apt.plugins.builtin.cloud_storage.backup import BackupOptions, backup
 
@@ -270,6 +288,7 @@ PLACES: dict[str, Callable[[Furniture, Path, str, Any], None]] = {
     "text.txt": Furniture.text,
     "notes.jsonl": Furniture.documents,
     "my-recipe.yaml": Furniture.recipe,
+    "my_run.yaml": Furniture.training,
     "questions.jsonl": Furniture.questions,
     "before.json": Furniture.tested,
     "comparison.json": Furniture.compared,
