@@ -13,7 +13,6 @@ from pydantic import Field
 
 from apt.training.sections import Section
 
-
 #: How the names of a loss's own parameters begin, and what the names of an adapter's factors have in them.
 _OF_LOSS: Final = "loss."
 _OF_ADAPTER: Final = "lora_"

@@ -1,5 +1,6 @@
 """Low-rank adapters (LoRA; Hu et al., arXiv 2106.09685), by peft."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -49,12 +50,16 @@ class Lora:
             # Conv1D (GPT-2) holds its weight the other way round.
             fan_in_fan_out=not any(isinstance(module, nn.Linear) for module in chosen.values()),
         )  # fmt: skip
-        return peft.get_peft_model(model, settings)
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers by a name that is going away.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return peft.get_peft_model(model, settings)
 
     def finish(self, model: Any) -> Any:
         """Add the adapters to the weights and take them away."""
         stock = model.merge_and_unload()
-        del stock.peft_config
+        if hasattr(stock, "peft_config"):  # left behind by older versions
+            del stock.peft_config
         return stock.requires_grad_(True)
 
 

@@ -10,7 +10,10 @@ class Told:
     """A row source that knows of each row what it was told."""
 
     def __init__(
-        self, lengths: Sequence[int], parts: Sequence[str] | None = None, meta: Sequence[Mapping[str, Any]] | None = None
+        self,
+        lengths: Sequence[int],
+        parts: Sequence[str] | None = None,
+        meta: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.lengths = list(lengths)
         self.parts = list(parts) if parts is not None else [""] * len(self.lengths)

@@ -55,7 +55,9 @@ def test_every_row_is_seen_once_before_any_is_seen_again(
 @pytest.mark.parametrize("section", ALL, ids=NAMES)
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(4, 30), batch_rows=st.integers(1, 7), at=st.integers(0, 12), seed=st.integers(0, 2**32 - 1))
-def test_a_resumed_sampler_goes_on_exactly(section: dict[str, Any], n: int, batch_rows: int, at: int, seed: int) -> None:
+def test_a_resumed_sampler_goes_on_exactly(
+    section: dict[str, Any], n: int, batch_rows: int, at: int, seed: int
+) -> None:
     whole = taken(made(section, source_of(n), batch_rows, seed), at + 9)
     stopped = made(section, source_of(n), batch_rows, seed)
     assert taken(stopped, at) == whole[:at]
@@ -157,7 +159,11 @@ def test_a_curriculum_by_length_begins_with_the_shortest_rows() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], Callable[[], Told], str]] = [
-    ({"name": "mixture", "weights": {"a": 1, "bb": 1}}, lambda: source_of(9), "no part is called 'bb'.*did you mean 'b'"),
+    (
+        {"name": "mixture", "weights": {"a": 1, "bb": 1}},
+        lambda: source_of(9),
+        "no part is called 'bb'.*did you mean 'b'",
+    ),
     ({"name": "mixture", "weights": {"a": 1}}, lambda: source_of(9), "the part 'b' has no weight"),
     ({"name": "mixture", "weights": {"a": 1}}, lambda: Told([1, 2]), "has no parts to mix"),
     ({"name": "mixture", "weights": {"a": 0, "b": 0}}, lambda: source_of(9), "one of them is above 0"),
