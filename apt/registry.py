@@ -295,4 +295,11 @@ CORE_COMPONENTS: Final = (
         "apt.training.teachers.cache:CacheTeacherOptions",
         "what a teacher said of the text, captured on disk",
     ),
+    Component(
+        "loss",
+        "focal",
+        "apt.training.losses.focal:Focal",
+        "apt.training.losses.focal:FocalOptions",
+        "cross-entropy that counts well-known tokens less",
+    ),
 )
