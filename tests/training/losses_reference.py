@@ -63,8 +63,11 @@ def naive_loss(
             found = (known.weights.double() * (known.log_probs.double() - q.gather(1, known.ids).log())).sum(-1)
         else:
             p = known.weights.double()
-            p = torch.cat([p, 1.0 - p.sum(-1, keepdim=True)], -1)
-            found = naive_divergence(terms.divergence, p, buckets(q, known.ids))
+            if known.ids.shape[1] == q.shape[1]:  # there are no others
+                found = naive_divergence(terms.divergence, p / p.sum(-1, keepdim=True), q.gather(1, known.ids))
+            else:
+                p = torch.cat([p, 1.0 - p.sum(-1, keepdim=True)], -1)
+                found = naive_divergence(terms.divergence, p, buckets(q, known.ids))
         rows = rows + terms.alpha * terms.temperature**2 * found
     return (rows if weights is None else rows * weights.double()).sum()
 

@@ -1,9 +1,11 @@
 """Every way to a divergence against the definition in float64: loss within 1e-6, gradients within 1e-5, relative.
 
-The ways: the teacher's whole distributions, its likeliest ids, a sample of it. The models are whole ones, so that tied
+The ways: the teacher's whole distributions, its likeliest ids, a sample of it, and what a cache on disk holds of it
+(its own error against the teacher is stated and tested where it is captured). The models are whole ones, so that tied
 heads, masks and weights of tokens are seen as a run sees them.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +13,23 @@ import torch
 from losses_reference import in_float64, widen_head
 from training_helpers import VOCAB, small_model, small_rows
 
-from apt.training.contract import token_weights
+from apt.training.contract import Resources, token_weights
+from apt.training.data.rows import TokenRows
 from apt.training.forward import last_hidden, targets_of
 from apt.training.losses import linear
 from apt.training.losses.divergences import DIVERGENCES
 from apt.training.losses.head import Head
 from apt.training.losses.linear import linear_loss
 from apt.training.losses.terms import Terms
+from apt.training.teachers.cache import CacheTeacher, CacheTeacherOptions
+from apt.training.teachers.capture import CaptureOptions, capture
 from apt.training.teachers.contract import DenseTargets, SparseTargets, Targets
 from apt.training.teachers.sparse import sample_of, top_k_of
 
 FORMS = ("tied", "untied", "bias", "softcap", "temperature", "student_padded", "teacher_padded", "weights",
          "masked_row", "with_labels")  # fmt: skip
 PATHS = [("dense", name) for name in sorted(DIVERGENCES)] + [("top_k", name) for name in sorted(DIVERGENCES)]
-PATHS.append(("sampled", "forward_kl"))
+PATHS += [("sampled", "forward_kl"), ("cached", "forward_kl"), ("cached", "reverse_kl"), ("packed", "jsd")]
 CASES = [
     (path, name, form)
     for path, name in PATHS
@@ -66,7 +71,15 @@ def batch_of(form: str) -> dict[str, torch.Tensor]:
     return batch
 
 
-def targets_by(path: str, teacher: Any, batch: Any, shared: int | None, k: int = 12) -> Targets:
+def targets_by(
+    path: str, teacher: Any, batch: Any, shared: int | None, k: int = 12, folder: Path | None = None
+) -> Targets:
+    if path in ("cached", "packed"):
+        assert folder is not None
+        options = CaptureOptions(k=k, encoding="packed" if path == "packed" else "plain")
+        capture(teacher, TokenRows(batch["input_ids"], batch["labels"]), folder, options, shared_vocab=shared)
+        held = CacheTeacher(CacheTeacherOptions(path=str(folder)), Resources())
+        return held.targets({**batch, "row": torch.arange(len(batch["labels"]))})
     with torch.no_grad():
         dense = DenseTargets(last_hidden(teacher, batch), Head.of(teacher))
     if path == "top_k":
@@ -104,7 +117,7 @@ def assert_near(
 
 
 @pytest.mark.parametrize(("path", "divergence", "form"), CASES)
-def test_equal_to_float64(path: str, divergence: str, form: str) -> None:
+def test_equal_to_float64(path: str, divergence: str, form: str, tmp_path: Path) -> None:
     student, teacher = models_of(form)
     batch = batch_of(form)
     terms = Terms(
@@ -115,7 +128,7 @@ def test_equal_to_float64(path: str, divergence: str, form: str) -> None:
         z_loss=1e-3 if form == "with_labels" else 0.0,
         shared_vocab=VOCAB if form.endswith("padded") else None,
     )
-    targets = targets_by(path, teacher, batch, terms.shared_vocab)
+    targets = targets_by(path, teacher, batch, terms.shared_vocab, folder=tmp_path)
     known = targets if isinstance(targets, SparseTargets) else None
     assert_near(ours(student, batch, terms, targets), in_float64(student, teacher, batch, terms, known))
 
@@ -128,7 +141,7 @@ def test_all_ids_known_is_the_whole_distribution(divergence: str) -> None:
     assert_near(ours(student, batch, terms, targets), in_float64(student, teacher, batch, terms, None))
 
 
-@pytest.mark.parametrize(("path", "divergence"), PATHS)
+@pytest.mark.parametrize(("path", "divergence"), [p for p in PATHS if p[0] not in ("cached", "packed")])
 def test_a_student_that_is_its_teacher_has_no_loss(path: str, divergence: str) -> None:
     student, _ = models_of("untied")
     batch = batch_of("masked_row")

@@ -34,22 +34,21 @@ def test_the_likeliest_ids_in_order(shared: int | None, monkeypatch: pytest.Monk
     assert found.weights.dtype == torch.float32
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 1000), st.floats(0.0, 12.0))
-def test_a_sample_holds_each_id_once(vocab: int, k: int, seed: int, spread: float) -> None:
+def test_each_draw_weighs_the_same(vocab: int, k: int, seed: int, spread: float) -> None:
     targets = dense(5, vocab, seed, spread)
-    if k > vocab:
-        with pytest.raises(UsageError, match=f"{vocab} ids"):
-            sample_of(targets, k, rng=torch.Generator())
-        return
     found = sample_of(targets, k, rng=torch.Generator().manual_seed(seed))
-    assert found.kind == "sampled" and found.ids.shape == found.weights.shape == (5, k)
-    assert all(len(set(row)) == k and min(row) >= 0 and max(row) < vocab for row in found.ids.tolist())
-    assert torch.allclose(found.weights.sum(-1), torch.ones(5))
-    draws = found.weights * k
-    assert torch.allclose(draws, draws.round(), atol=1e-4)
+    assert found.kind == "sampled" and found.ids.shape == (5, k)
+    assert int(found.ids.min()) >= 0 and int(found.ids.max()) < vocab
+    assert torch.equal(found.weights, torch.full((5, k), 1.0 / k))
     wanted = log_probabilities(targets).gather(1, found.ids)
     assert torch.allclose(found.log_probs.double(), wanted, atol=1e-4)
+
+
+def test_more_ids_than_there_are_is_refused() -> None:
+    with pytest.raises(UsageError, match="there are 9 ids"):
+        top_k_of(dense(2, 12), 10, shared_vocab=9)
 
 
 def test_draws_come_as_often_as_they_are_likely() -> None:
