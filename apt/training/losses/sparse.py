@@ -24,35 +24,25 @@ def over_buckets(
 
     :returns: the divergence, and the forward KL over the same outcomes.
     """
-    if known.ids.shape[1] == q.shape[1]:
-        return _over_all(q, log_q, known, divergence, gradient)
-    tiny = torch.finfo(q.dtype).tiny
-    # 1 - sum(q at the known ids) would lose its digits where nearly all mass is known.
-    rest = gradient.copy_(q).scatter_(1, known.ids, 0.0).sum(-1, keepdim=True).clamp_min_(tiny)
-    others = (1.0 - known.weights.double().sum(-1, keepdim=True)).to(q.dtype).clamp_min_(tiny)
-    p_all = torch.cat([known.weights, others], -1)
-    q_all = torch.cat([q.gather(1, known.ids), rest], -1)
-    log_p = torch.cat([known.log_probs, others.log()], -1)
-    log_q = torch.cat([log_q, rest.log()], -1)
+    k, tiny = known.ids.shape[1], torch.finfo(q.dtype).tiny
+    mass = known.weights.double().sum(-1, keepdim=True)
+    if k == q.shape[1]:  # there are no others, and what is missing to 1 was lost on the way
+        rest = torch.ones_like(log_q[:, :1])
+        p_all, log_p = known.weights / mass.to(q.dtype), known.log_probs - mass.log().to(q.dtype)
+        q_all = q.gather(1, known.ids)
+    else:
+        # 1 - sum(q at the known ids) would lose its digits where nearly all mass is known.
+        rest = gradient.copy_(q).scatter_(1, known.ids, 0.0).sum(-1, keepdim=True).clamp_min_(tiny)
+        others = (1.0 - mass).to(q.dtype).clamp_min_(tiny)
+        p_all, log_p = torch.cat([known.weights, others], -1), torch.cat([known.log_probs, others.log()], -1)
+        q_all, log_q = torch.cat([q.gather(1, known.ids), rest], -1), torch.cat([log_q, rest.log()], -1)
     if divergence == "forward_kl":
         rows, slope = forward_kl(log_p, log_q, p_all, q_all)
         plain = rows
     else:
         plain = forward_kl(log_p.clone(), log_q.clone(), p_all, q_all)[0]
         rows, slope = DIVERGENCES[divergence](log_p, log_q, p_all, q_all)
-    gradient.mul_(slope[:, -1:] / rest).scatter_(1, known.ids, slope[:, :-1])
-    return rows, plain
-
-
-def _over_all(
-    q: Tensor, log_q: Tensor, known: SparseTargets, divergence: str, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """All ids are known: no bucket, and what rounding took from the probabilities' sum is given back."""
-    mass = known.weights.sum(-1, keepdim=True)
-    p, log_p, q_all = known.weights / mass, known.log_probs - mass.log(), q.gather(1, known.ids)
-    plain = forward_kl(log_p.clone(), log_q.clone(), p, q_all)[0]
-    rows, slope = DIVERGENCES[divergence](log_p, log_q, p, q_all)
-    gradient.scatter_(1, known.ids, slope)
+    gradient.mul_(slope[:, -1:] / rest).scatter_(1, known.ids, slope[:, :k])
     return rows, plain
 
 
