@@ -52,7 +52,7 @@ def page(plugins: set[str]) -> str:
         for component in sorted((c for c in components if c.kind == kind), key=lambda c: c.name):
             parts.append(_component(component))
     parts += [
-        "## Training config\n\nWhat `train --config` reads; `distill` makes it of its options and keeps it in its result.\n",
+        "## Training config\n\nWhat `train --config` reads; `distill` makes one of its options.\n",
         options_table(TrainConfig, "the training config"),
         *_recipes(),
         *_environment(),
