@@ -125,6 +125,8 @@ def marked_files(directory: Path) -> Iterator[Path]:
 def stray_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Weight files beside those that are read: which of the two a program takes is a matter of luck."""
     used = {p.name for p in checkpoint.weight_files}
+    if not (checkpoint.path / INDEX_NAME).is_file():  # then this one is read, and may hold no tensor
+        used.add("model.safetensors")
     stray = sorted(p.name for p in checkpoint.path.glob("model*.safetensors") if p.name not in used)
     if not stray:
         return

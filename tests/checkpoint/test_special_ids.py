@@ -32,11 +32,11 @@ def test_contradictions(
 ) -> None:
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    lines = list(special_id_contradictions(config, tmp_path, TOKENIZER, 10))
+    lines = [c.text for c in special_id_contradictions(config, tmp_path, TOKENIZER, 10)]
     assert len(lines) == len(told)
     for line, words in zip(lines, told, strict=True):
         assert words in line
 
 
 def test_a_tokenizer_larger_than_the_embedding(tmp_path: Path) -> None:
-    assert "ids up to 9, the embedding has 8 rows" in next(special_id_contradictions({}, tmp_path, TOKENIZER, 8))
+    assert "ids up to 9, the embedding has 8 rows" in next(special_id_contradictions({}, tmp_path, TOKENIZER, 8)).text
