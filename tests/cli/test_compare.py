@@ -50,6 +50,7 @@ def test_predictions_that_are_no_numbers_are_not_called_equal(
     assert ran.code == 0 and "not finite" in ran.out and "no difference found" not in ran.out
     assert f"apt_model debug {b}" in ran.out and "nan [" not in ran.out
     assert json.loads(cli(*words, "--json").out)["models"][1]["divergence"]["agreement"]["value"] == 0
+    assert cli(*words, "--html", tmp_path / "page.html").code == 0
 
 
 def test_one_row_has_no_interval(cli: Callable, new_llama: Callable[..., Path], tmp_path: Path) -> None:
