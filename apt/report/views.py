@@ -17,7 +17,7 @@ class View(BaseModel):
 
 
 def finite(value: Any) -> Any:
-    """Prepare a result for its view. Leave out figures that are NaN or infinite, which JSON has as null; one without an interval stands by itself."""
+    """Return a result without figures that are NaN or infinite (null in JSON); one without interval stands alone."""
     if isinstance(value, list):
         return [finite(v) for v in value if not (isinstance(v, dict) and "estimate" in v and not finite(v["estimate"]))]
     if not isinstance(value, dict):
