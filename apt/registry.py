@@ -14,7 +14,7 @@ from apt.console.errors import NotFoundError, UsageError
 
 #: Kinds of components and what a target of that kind is; a kind is listed once something looks it up.
 KINDS: Final = {
-    "operation": "what a command does; a function (options) -> result, callable as a recipe step",
+    "operation": "what a command does; a function (options[, registry=]) -> result, callable as a recipe step",
     "loss": "a training loss; see apt.training.losses",
     "optimizer": "a function (named parameters, config) -> torch.optim.Optimizer",
     "scheduler": "a function (step, total steps, options) -> learning-rate factor",

@@ -71,7 +71,10 @@ def resolve(ref: str) -> Path:
     An existing path wins over a name in the store, so that shell completion does what it shows.
 
     :raises NotFoundError: when nothing is there, with the nearest known name.
+    :raises UsageError: for an empty reference, which would be the current directory.
     """
+    if not ref:
+        raise UsageError("the name of a model is empty", hint="a path, a name in the store, tiny, hf:owner/name")
     if ref.startswith("hf:"):
         return _resolve_hub(ref)
     path = Path(ref).expanduser()

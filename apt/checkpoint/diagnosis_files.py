@@ -35,6 +35,10 @@ def broken_file_findings(directory: Path) -> tuple[list[Finding], dict[str, Tens
         except BadInputError as problem:
             findings.append(error("outside-link", name, problem.message, _UNSAFE, "do not use this model"))
             continue
+        if path.exists() and not path.is_file():
+            told = "is a directory, a pipe or a device, not a file"
+            findings.append(error("no-file", name, told, "a mistake in copying", _copy_again(name)))
+            continue
         if not path.is_file():
             told = f"the index places {sum(s == name for s in weight_map.values())} tensors in it, it is not there"
             findings.append(error("missing-shard", name, told, "an incomplete copy", _copy_again(name)))
@@ -125,6 +129,8 @@ def marked_files(directory: Path) -> Iterator[Path]:
 def stray_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Weight files beside those that are read: which of the two a program takes is a matter of luck."""
     used = {p.name for p in checkpoint.weight_files}
+    if not (checkpoint.path / INDEX_NAME).is_file():  # then this one is read, and may hold no tensor
+        used.add("model.safetensors")
     stray = sorted(p.name for p in checkpoint.path.glob("model*.safetensors") if p.name not in used)
     if not stray:
         return

@@ -233,7 +233,7 @@ def _contradictions(checkpoint: Checkpoint, tokenizer: TokenizerFacts | None) ->
     rows = (
         embedding.shape[0] if embedding is not None and embedding.shape else _whole(checkpoint.config.get("vocab_size"))
     )
-    return tuple(special_id_contradictions(checkpoint.config, checkpoint.path, tokenizer, rows))
+    return tuple(c.text for c in special_id_contradictions(checkpoint.config, checkpoint.path, tokenizer, rows))
 
 
 def _problems(checkpoint: Checkpoint) -> Iterator[str]:

@@ -16,8 +16,6 @@ FILE_TYPES: Final[Mapping[str, str]] = {
     "Q5_0": "Q5_0", "Q4_1": "Q4_1", "Q4_K_M": "Q4_K", "Q4_K_S": "Q4_K", "Q4_0": "Q4_0", "Q3_K_L": "Q3_K",
     "Q3_K_M": "Q3_K", "Q3_K_S": "Q3_K", "Q2_K": "Q2_K",
 }  # fmt: skip
-#: Kinds that the exporter writes.
-EXPORTED: Final = ("F32", "BF16", "F16", "Q8_0")
 
 #: What stands in where a row is no multiple of a K-quant's 256 values.
 _FALLBACKS: Final = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}

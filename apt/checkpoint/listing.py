@@ -11,7 +11,7 @@ from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.ollama_store import manifests, read_manifest
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.sizes import Format, open_model
-from apt.console.errors import AptError, NotFoundError, UsageError
+from apt.console.errors import AptError, NotFoundError, UsageError, explain
 from apt.console.table import Table
 from apt.console.units import format_age, format_bytes, format_count
 from apt.registry import did_you_mean
@@ -215,7 +215,10 @@ def _in_directory(directory: Path) -> Iterator[ListedModel]:
 
 def _looks_like_model(path: Path) -> bool:
     if path.is_dir():
-        return (path / "config.json").is_file()
+        try:
+            return (path / "config.json").is_file()
+        except PermissionError:  # it may be one: listed with what forbids to look
+            return True
     return path.suffix in (".gguf", ".safetensors")
 
 
@@ -230,7 +233,7 @@ def _describe(name: str, place: Place, path: Path) -> ListedModel:
             facts |= {"format": "safetensors", "architecture": str(model.config.get("model_type") or "unknown")}
             facts |= _lineage(model)
     except (AptError, OSError) as error:
-        return _listed(name, place, path, facts, str(error))
+        return _listed(name, place, path, facts, str(explain(error) or error))
     return _listed(name, place, path, facts, "")
 
 

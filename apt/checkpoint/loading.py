@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, first_line
+from apt.console.errors import BadInputError, MissingDependencyError, NotFoundError, UnsupportedError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,10 @@ def load_model(checkpoint: "Checkpoint", *, dtype: "torch.dtype | None", device:
             )
         except (ValueError, KeyError) as error:
             raise UnsupportedError(f"{checkpoint.path}: transformers cannot build it: {first_line(error)}") from error
+        except ModuleNotFoundError:
+            raise
+        except ImportError as error:  # the library of a quantised format; transformers names the package to install
+            raise MissingDependencyError(f"{checkpoint.path}: cannot be loaded: {first_line(error)}") from error
         except (RuntimeError, OSError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise BadInputError(f"{checkpoint.path}: cannot be loaded: {first_line(error)}") from error
         except Exception as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from apt.checkpoint.architecture import Architecture, descriptor
 from apt.checkpoint.atomic import recover
-from apt.checkpoint.safetensors_header import TensorInfo, read_header, unique_keys
+from apt.checkpoint.safetensors_header import TensorInfo, read_header, refuse_special, unique_keys
 from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, shown
 from apt.store import resolve
 
@@ -189,10 +189,11 @@ def torch_dtype(name: str) -> "torch.dtype":
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, strictly: UTF-8, no key twice.
+    """Read a JSON object of a regular file, strictly: UTF-8, no key twice.
 
     :raises BadInputError: naming the file and the place of the fault.
     """
+    refuse_special(path)
     if path.stat().st_size > MAX_JSON_BYTES:
         raise BadInputError(f"{path}: larger than any JSON file of a model ({path.stat().st_size} bytes)")
     try:

@@ -7,6 +7,7 @@ The header must describe the data without holes or overlaps; the safetensors lib
 import json
 import math
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,11 +51,21 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse what is there and no regular file: a pipe would be waited on for ever.
+
+    :raises BadInputError: for a directory, a pipe, a socket, a device.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BadInputError(f"{path} is not a regular file", hint=_RELOAD)
+
+
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Return the tensors and the metadata of a safetensors file.
 
     :raises BadInputError: when the file is truncated, corrupted, or its header does not describe its data exactly.
     """
+    refuse_special(path)
     with path.open("rb") as stream:
         file_size = os.fstat(stream.fileno()).st_size
         prefix = stream.read(8)

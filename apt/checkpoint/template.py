@@ -6,7 +6,7 @@ looping for ever or from building a string of gigabytes; the child's limits do.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,12 +40,44 @@ def try_template(template: str, special: Mapping[str, str]) -> TemplateFacts:
 
     :param special: the tokenizer's special tokens by role, see :class:`apt.checkpoint.tokenizer_facts.TokenizerFacts`.
     """
-    import subprocess  # few models of those that are read have a template
-
     size = len(template)
     if size > MAX_TEMPLATE_CHARACTERS:
         return TemplateFacts(size, None, None, f"longer than {MAX_TEMPLATE_CHARACTERS} characters, not tried", "")
-    given = {"template": template, "special": {f"{role}_token": text for role, text in special.items()}}
+    try:
+        answer = _child_answer(template, special, None)
+    except TimeoutError:
+        return TemplateFacts(size, False, None, "it does not come to an end", "")
+    except ValueError:
+        return TemplateFacts(size, False, None, "it needs more time or memory than a template may", "")
+    return TemplateFacts(size, answer["renders"], answer["takes_system"], answer["problem"], answer["example"])
+
+
+def render_conversations(
+    template: str, special: Mapping[str, str], conversations: Sequence[Sequence[Mapping[str, str]]]
+) -> list[str] | None:
+    """Render conversations, with the opening of the answer to come, in a child process; ``None`` when one does not.
+
+    :param special: as for :func:`try_template`.
+    :param conversations: messages with ``role`` and ``content``.
+    """
+    if len(template) > MAX_TEMPLATE_CHARACTERS:
+        return None
+    try:
+        texts: list[str] | None = _child_answer(template, special, conversations)["texts"]
+    except (TimeoutError, ValueError):
+        return None
+    return texts
+
+
+def _child_answer(template: str, special: Mapping[str, str], conversations: Any) -> dict[str, Any]:
+    """Ask the child.
+
+    :raises TimeoutError: when it does not end; :raises ValueError: when it ends without an answer.
+    """
+    import subprocess  # few models of those that are read have a template
+
+    roles = {f"{role}_token": text for role, text in special.items()}
+    given = {"template": template, "special": roles, "conversations": conversations}
     child = Path(__file__).with_name("template_child.py")
     try:
         ran = subprocess.run(
@@ -56,9 +88,6 @@ def try_template(template: str, special: Mapping[str, str]) -> TemplateFacts:
             check=False,
         )
     except (subprocess.TimeoutExpired, OSError):
-        return TemplateFacts(size, False, None, "it does not come to an end", "")
-    try:
-        answer: dict[str, Any] = json.loads(ran.stdout)
-    except ValueError:
-        return TemplateFacts(size, False, None, "it needs more time or memory than a template may", "")
-    return TemplateFacts(size, answer["renders"], answer["takes_system"], answer["problem"], answer["example"])
+        raise TimeoutError from None
+    answer: dict[str, Any] = json.loads(ran.stdout)
+    return answer

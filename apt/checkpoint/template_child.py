@@ -10,6 +10,8 @@ from typing import Any, Final
 _MEMORY_BYTES: Final = 512 << 20
 #: So much of what a template gives is told.
 _EXAMPLE_CHARACTERS: Final = 400
+#: So much all conversations together may give.
+_TEXT_CHARACTERS: Final = 1 << 20
 _USER: Final = {"role": "user", "content": "Hello, 你好 🙂"}
 _ASSISTANT: Final = {"role": "assistant", "content": "再见 👋"}
 _SYSTEM: Final = {"role": "system", "content": "You are kind."}
@@ -81,6 +83,16 @@ def answer(template: str, special: dict[str, str]) -> dict[str, Any]:
     return told
 
 
+def rendered(template: str, special: dict[str, str], conversations: list[Any]) -> dict[str, Any]:
+    """Render each conversation; no text at all when one of them fails or takes far more room than what it says."""
+    try:
+        compiled = environment().from_string(template)
+        texts = [_render(compiled, messages, special) for messages in conversations]
+    except Exception:  # a template can raise anything, memory's end included
+        return {"texts": None}
+    return {"texts": texts if sum(map(len, texts)) <= _TEXT_CHARACTERS else None}
+
+
 def _render(compiled: Any, messages: list[dict[str, str]], special: dict[str, str]) -> str:
     return str(compiled.render(messages=messages, add_generation_prompt=True, **special))
 
@@ -89,7 +101,11 @@ def main() -> None:
     """Read, render, answer."""
     limit(int(sys.argv[1]))
     given = json.loads(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(json.dumps(answer(given["template"], given["special"])).encode())
+    if given["conversations"] is None:
+        told = answer(given["template"], given["special"])
+    else:
+        told = rendered(given["template"], given["special"], given["conversations"])
+    sys.stdout.buffer.write(json.dumps(told).encode())
 
 
 if __name__ == "__main__":

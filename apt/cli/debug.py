@@ -24,8 +24,14 @@ def debug(
         bool, typer.Option("--deep", help="Also load and run MODEL: activations, KV cache, settings that do not fit.")
     ] = False,
     text: Annotated[
-        str, typer.Option("--text", metavar="FILE", help="Text that --deep judges by (.txt or .jsonl).")
-    ] = "embedded",
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Text that --deep judges by (.txt or .jsonl); the embedded one when absent.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -46,6 +52,8 @@ def debug(
     Exit codes: 0 no error found (warnings may be), 2 wrong call, 3 no such model, 10 an error was found.
     """
     output.configure(json=json, quiet=quiet)
+    if text is not None and not deep:
+        raise UsageError("--text is read by --deep alone", hint="apt_model debug MODEL --deep --text FILE")
     if model is None:
         if deep:
             raise UsageError("--deep runs a model, and none is named", hint="apt_model debug MODEL --deep")
@@ -57,7 +65,7 @@ def debug(
     if deep:
         from apt.evaluation.deep import diagnose_deeply
 
-        diagnosis = diagnose_deeply(model, text=text)
+        diagnosis = diagnose_deeply(model, text=text or "embedded")
     else:
         from apt.checkpoint.diagnosis import diagnose
 

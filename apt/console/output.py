@@ -4,6 +4,7 @@ Colour and animation appear only on a terminal and never when ``NO_COLOR`` is se
 """
 
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -204,9 +205,17 @@ def fail(error: AptError) -> None:
 
 def _write(stream: Any, text: str) -> None:
     """Write a line; characters that the stream's encoding lacks are escaped rather than fatal."""
+    line = text + "\n"
+    raw = getattr(stream, "buffer", None)
+    if isinstance(raw, io.RawIOBase):  # PYTHONUNBUFFERED: what a nearly full disk does not take at once is lost
+        stream.flush()
+        rest = memoryview(line.encode(stream.encoding or "ascii", "backslashreplace"))
+        while rest:
+            rest = rest[raw.write(rest) or 0 :]
+        return
     try:
-        stream.write(text + "\n")
+        stream.write(line)
     except UnicodeEncodeError:
         encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()

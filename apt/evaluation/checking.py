@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apt.checkpoint.diagnosis import file_findings
 from apt.checkpoint.diagnosis_config import config_findings, tensor_findings
+from apt.checkpoint.diagnosis_settings import quantisation_findings
 from apt.checkpoint.diagnosis_tokenizer import token_findings
 from apt.checkpoint.findings import Finding
 from apt.checkpoint.gguf import GGUFFile
@@ -17,6 +18,7 @@ from apt.checkpoint.sizes import display_name, open_model
 from apt.checkpoint.weight_scan import scan_weights
 from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError
 from apt.evaluation.behaviour import Check, Sample, cache_equals_full, finite_logits, generation_checks
+from apt.evaluation.forward import ForwardError, forward_told
 from apt.evaluation.invariance import batch_invariance, padding_invariance, stops_at_end
 from apt.evaluation.memory import peak_rss_bytes
 from apt.evaluation.regression import against_baseline, read_baseline
@@ -95,7 +97,11 @@ def check_model(
         model, loaded = _load(checkpoint)
         checks.append(loaded)
         if model is not None:
-            behaviour, sample = _behaviour(checkpoint, model, new_tokens)
+            try:
+                with forward_told(model):
+                    behaviour, sample = _behaviour(checkpoint, model, new_tokens)
+            except ForwardError as problem:
+                behaviour = [Check("runs", False, problem.message)]
             checks += behaviour
             sound = all(c.passed for c in behaviour)
             if text is not None and sound:
@@ -126,7 +132,7 @@ def check_model(
 
 def static_checks(checkpoint: Checkpoint) -> list[Check]:
     """Files, tensors against config, special tokens, finite weights: without loading the model."""
-    tensors = [*config_findings(checkpoint), *tensor_findings(checkpoint)]
+    tensors = [*config_findings(checkpoint), *tensor_findings(checkpoint), *quantisation_findings(checkpoint)]
     compared = not any(f.code == "unknown-architecture" for f in tensors)
     sound = "none missing, unexpected or misshapen" if compared else "not compared with the config: family not known"
     return [

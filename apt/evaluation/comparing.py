@@ -1,6 +1,7 @@
 """``compare``: several models on the same text and the same items, measured against the first."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from apt.evaluation.statistics import paired_ratio
 from apt.evaluation.task_scoring import TaskScore, score_task
 from apt.evaluation.tasks import Task, read_tasks
 from apt.evaluation.testing import FirstFigures, figure_tests
-from apt.evaluation.texts import DEFAULT_WINDOW, Rows, context_of, load_rows
+from apt.evaluation.texts import Rows, load_rows, window_of
 from apt.registry import Registry
 
 Model = Checkpoint | GGUFModel
@@ -77,7 +78,7 @@ def _compare(
     speed: bool,
 ) -> CompareResult:
     models, count = loader.models, len(loader.models)
-    size = window or min(*(context_of(m) for m in models), DEFAULT_WINDOW)
+    size = window or min(window_of(m) for m in models)
     rows = [_first_rows(loader, text, size, max_rows)]
     for other in models[1:]:
         rows.append(_rows_for(other, models[0], rows[0], text, size, max_rows))
@@ -276,7 +277,11 @@ def _compared(
     distance: Divergence | None,
 ) -> ComparedModel:
     figures = text_score(scores, rows)
-    notes = () if not alone.runtime.startswith("transformers on") else ("a GGUF without llama.cpp: dequantized",)
+    notes: tuple[str, ...] = (
+        () if not alone.runtime.startswith("transformers on") else ("a GGUF without llama.cpp: dequantized",)
+    )
+    if not math.isfinite(figures.perplexity.value):
+        notes += (f"predictions are NaN or infinite: apt_model debug {model.path} --deep names where",)
     return ComparedModel(
         name=name,
         path=model.path,

@@ -15,8 +15,9 @@ from apt.console.progress import progress
 from apt.evaluation.activations import module_ranges, range_findings, silence_findings
 from apt.evaluation.behaviour import cache_equals_full
 from apt.evaluation.checking import check_text_ref
+from apt.evaluation.forward import ForwardError, forward_told
 from apt.evaluation.hypotheses import Hypothesis, hypotheses
-from apt.evaluation.texts import Rows, load_rows
+from apt.evaluation.texts import FEWEST_TOKENS, Rows, context_of, load_rows
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +71,13 @@ def diagnose_deeply(ref: str, *, text: str = "embedded") -> Diagnosis:
         broken = any(f.severity == "error" for f in found.findings)
         return found.plus((), [] if broken else [unreadable(found.path, problem, "loading")])
     try:
-        checked, findings = deep_findings(model, loaded, text)
-    except (RuntimeError, IndexError, ValueError, TypeError) as problem:  # raised by the model's own code
+        with forward_told(loaded):
+            checked, findings = deep_findings(model, loaded, text)
+    except ForwardError as problem:
         checked, findings = ["forward pass"], [_raises(loaded, problem)]
+    except BadInputError as problem:  # the config has what no descriptor takes; the static pass tells of it, too
+        broken = any(f.severity == "error" for f in found.findings)
+        checked, findings = [], [] if broken else [unreadable(found.path, problem, "running")]
     return found.plus((*checked, "parent"), [*findings, *parent_findings(model)])
 
 
@@ -104,9 +109,10 @@ def deep_findings(checkpoint: Checkpoint, model: Any, text: str = "embedded") ->
     return checked, findings
 
 
-def _raises(model: Any, problem: Exception) -> Finding:
+def _raises(model: Any, problem: ForwardError) -> Finding:
+    cause = problem.__cause__ or problem
     return error(
-        "forward-fails", type(model).__name__, f"{type(problem).__name__}: {first_line(problem)}",
+        "forward-fails", type(model).__name__, f"{type(cause).__name__}: {first_line(cause)}",
         "config.json asks for something that these weights or this version of transformers cannot do",
         "compare config.json with the original",
     )  # fmt: skip
@@ -114,14 +120,16 @@ def _raises(model: Any, problem: Exception) -> Finding:
 
 def _rows(checkpoint: Checkpoint, text: str) -> Rows | None:
     """Rows of a text in the model's own tokens; ``None`` for a model without a tokenizer."""
-    context = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions") or WINDOW
+    window = min(WINDOW, context_of(checkpoint))
+    if window < FEWEST_TOKENS:  # told by the check of the settings, if it is told at all: no row can be cut
+        return None
     cost = 2.0 * checkpoint.parameters * WINDOW
     n = int(min(max(FLOP_BUDGET / (40 * cost), ROWS[0]), ROWS[1]))
     try:
         checkpoint.tokenizer()
     except (NotFoundError, BadInputError):
         return None
-    return load_rows(text, split="heldout", checkpoint=checkpoint, window=min(WINDOW, int(context)), max_rows=n)
+    return load_rows(text, split="heldout", checkpoint=checkpoint, window=window, max_rows=n)
 
 
 def _probe_ids(checkpoint: Checkpoint, rows: Rows | None) -> "torch.Tensor":
@@ -170,9 +178,9 @@ def _judged(model: Any, checkpoint: Checkpoint, rows: Rows) -> tuple[int, list[F
             if 2.0 * checkpoint.parameters * spent >= FLOP_BUDGET:
                 break
             try:
-                with hypothesis.changed() as changed:
+                with hypothesis.changed() as changed, forward_told(changed):
                     gain, tokens = _gain(changed, rows, base)
-            except ValueError:  # the config does not allow it: no hypothesis
+            except (ValueError, ForwardError):  # the config does not allow it, or the model: no hypothesis
                 continue
             tried, spent = tried + 1, spent + tokens
             bar.advance()

@@ -5,9 +5,12 @@ fills memory. Here the head runs on the asked-for positions alone: a hook on it 
 that whatever a model does with its logits afterwards (scaling, soft capping) is done by the model itself.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+
+from apt.console.errors import BadInputError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +63,37 @@ def parts_of(where: "torch.Tensor", most: int) -> "Iterator[torch.Tensor]":
 def vocabulary_of(model: Any) -> int:
     """Width of a model's logits."""
     return int(model.get_output_embeddings().weight.shape[0])
+
+
+class ForwardError(BadInputError):
+    """The model's own code raised: config and weights ask for what it cannot do."""
+
+
+@contextmanager
+def forward_told(model: Any) -> Iterator[None]:
+    """Within it, what the code of a transformers model raises is a :class:`ForwardError`; a fault of ours stays one."""
+    names = [n for n in ("forward", "generate") if hasattr(model, n) and n not in vars(model)]  # once, when nested
+    for name in names:
+        setattr(model, name, _told(getattr(model, name), type(model).__name__))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)
+
+
+def _told(method: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    @functools.wraps(method)  # generate() looks at the signature of forward()
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            return method(*arguments, **named)
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as problem:
+            raise ForwardError(
+                f"{kind} fails: {type(problem).__name__}: {first_line(problem)}",
+                hint="config.json and the weights may not belong together: apt_model debug MODEL --deep",
+            ) from problem
+
+    return run
 
 
 @contextmanager

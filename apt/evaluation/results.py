@@ -1,6 +1,7 @@
 """What the operations of evaluation return."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,9 @@ class FigureTest:
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` than the first beyond chance, or ``no difference found``."""
+        """``better`` or ``worse`` than the first beyond chance, ``no difference found``, or ``not finite``."""
+        if not math.isfinite(self.test.difference.value):
+            return "not finite"
         if not self.test.significant:
             return "no difference found"
         return "better" if (self.test.difference.value > 0) == self.higher_is_better else "worse"
@@ -181,6 +184,13 @@ class FigureTest:
         found = correct([t.test for t in tests])
         return [dataclasses.replace(t, test=c) for t, c in zip(tests, found, strict=True)]
 
+    def _difference(self) -> str:
+        d = self.test.difference
+        if not math.isfinite(d.value):
+            return "-"
+        between = f"{d.low:+.4f}, {d.high:+.4f}" if math.isfinite(d.low) and math.isfinite(d.high) else "-"
+        return f"{d.value:+.4f} [{between}] {self.unit}"
+
     def row(self) -> list[str]:
         """A row of a table."""
         t = self.test
@@ -188,10 +198,10 @@ class FigureTest:
             self.model,
             self.figure,
             self.verdict,
-            f"{t.difference.value:+.4f} [{t.difference.low:+.4f}, {t.difference.high:+.4f}] {self.unit}",
+            self._difference(),
             f"{t.p:.3g}",
             f"{t.p_adjusted:.3g}",
-            f"{t.minimal_detectable:.4f}" if t.minimal_detectable else "-",
+            f"{t.minimal_detectable:.4f}" if t.minimal_detectable and math.isfinite(t.minimal_detectable) else "-",
         ]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.batching import pass_cost
-from apt.evaluation.forward import evaluating, selected_logits, vocabulary_of
+from apt.evaluation.forward import evaluating, forward_told, selected_logits, vocabulary_of
 from apt.evaluation.gguf_model import load_gguf
 from apt.evaluation.memory import parameter_bytes
 from apt.evaluation.speed import Speed, measure_speed
@@ -131,8 +131,8 @@ class TransformersScorer:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Evaluation mode without gradients."""
-        with evaluating([self.model]):
+        """Evaluation mode without gradients; what the model's code raises is a ``ForwardError``."""
+        with evaluating([self.model]), forward_told(self.model):
             yield
 
     def logits(self, ids: "torch.Tensor", where: "torch.Tensor") -> "torch.Tensor":
@@ -196,7 +196,8 @@ class TransformersScorer:
 
     def speed(self) -> Speed | None:
         """See :func:`apt.evaluation.speed.measure_speed`."""
-        return measure_speed(self.model)
+        with forward_told(self.model):
+            return measure_speed(self.model)
 
     def close(self) -> None:
         """Drop the model."""

@@ -182,7 +182,8 @@ def token_divergence(reference: "torch.Tensor", other: "torch.Tensor") -> "tuple
     p = reference.exp()
     terms = torch.where(p > 0, p * (reference - other), torch.zeros(()))
     kl = terms.sum(dim=-1, dtype=torch.float64).clamp(min=0.0)
-    return kl, (reference.argmax(dim=-1) == other.argmax(dim=-1)).double()
+    agree = (reference.argmax(dim=-1) == other.argmax(dim=-1)) & ~kl.isnan()  # NaN is nobody's most likely token
+    return kl, agree.double()
 
 
 def divergence_from_logits(reference: Any, other: Any, row: Any | None = None) -> Divergence:

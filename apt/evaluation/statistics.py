@@ -27,14 +27,18 @@ _CHUNK: Final = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measured figure with its 95 % interval over rows."""
+    """A measured figure with its 95 % interval over rows; infinite both ways where one unit tells no spread."""
 
     value: float
     low: float
     high: float
 
     def format(self, digits: int = 3) -> str:
-        """Return ``value [low, high]`` for a table."""
+        """Return ``value [low, high]`` for a table; ``-`` for what there is none of (one row has no interval)."""
+        if not math.isfinite(self.value):
+            return "-"
+        if math.isinf(self.low) and math.isinf(self.high):
+            return f"{self.value:.{digits}f} [-]"
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
@@ -109,6 +113,8 @@ def ratio_estimate(
     if not math.isfinite(value):
         return Estimate(value, value, value)
     units = sum_by_source(columns, sources)
+    if len(units) < 2:  # nothing to estimate a spread from
+        return Estimate(value, -math.inf, math.inf)
     sums = resample_sums(units, resamples=resamples, seed=seed)
     sums = sums[sums[:, 1] > 0]
     low, high = np.quantile(apply(sums[:, 0] / sums[:, 1]), expanded_levels(len(units)))

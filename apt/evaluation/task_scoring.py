@@ -61,8 +61,9 @@ class TaskScore:
     def rows(self) -> list[list[str]]:
         """Rows of figures for a table."""
         label = f"{self.name} ({self.kind.replace('_', ' ')}, {self.items} items)"
+        errors = ["-" if math.isnan(m.standard_error) else f"{m.standard_error:.4f}" for m in self.metrics]
         return [
-            [label if i == 0 else "", m.name.replace("_", " "), m.estimate.format(4), f"{m.standard_error:.4f}"]
+            [label if i == 0 else "", m.name.replace("_", " "), m.estimate.format(4), errors[i]]
             for i, m in enumerate(self.metrics)
         ]
 

@@ -183,6 +183,8 @@ def _choice(value: Mapping[str, Any], where: str, line: int) -> Item:
         answer = choices.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise BadInputError(f"{where}: 'answer' must be one of the choices, or an index from 0 to {len(choices) - 1}")
+    if choices.count(choices[answer]) > 1:
+        raise BadInputError(f"{where}: the right choice is there twice: which of the two is chosen means nothing")
     return Item(_text(value, "context", where, ""), choices, answer, _source(value, where), line)
 
 

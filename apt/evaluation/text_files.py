@@ -9,7 +9,6 @@ from apt.console.errors import BadInputError, TargetExistsError, UsageError
 from apt.evaluation.results import TextResult
 from apt.evaluation.sampling import sample_rows, start_token
 from apt.evaluation.texts import (
-    DEFAULT_WINDOW,
     SPLITS,
     Rows,
     Split,
@@ -19,6 +18,7 @@ from apt.evaluation.texts import (
     read_documents,
     rows_from_ids,
     save_rows,
+    window_of,
 )
 
 #: Window of sampled rows: sampling costs a forward pass a token.
@@ -102,7 +102,7 @@ def write_texts(
     if text == "embedded" or Path(text).suffix == ".npz":
         splits = {s: load_rows(text, split=s, checkpoint=checkpoint, window=window, max_rows=rows[s]) for s in SPLITS}
     else:
-        size = window or min(context_of(checkpoint), DEFAULT_WINDOW)
+        size = window or window_of(checkpoint)
         tokenizer = checkpoint.tokenizer()
         parts = split_documents(read_documents(Path(text)))
         splits = {s: cut_documents(tokenizer, parts[s], size, f"{text} ({s})").spread(rows[s]) for s in SPLITS}

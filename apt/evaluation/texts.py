@@ -49,6 +49,8 @@ SPLITS: Final[tuple[Split, ...]] = ("calibration", "train", "heldout")
 
 #: Window when none is asked for, in tokens, as far as the model's context reaches.
 DEFAULT_WINDOW: Final = 512
+#: The first token of a row is given; a row of one has nothing to count.
+FEWEST_TOKENS: Final = 2
 #: Rows that are sampled from a model when no number is asked for.
 SAMPLED_ROWS: Final[Mapping[str, int]] = {"calibration": 64, "train": 256, "heldout": 64}
 #: Of ten train modules of the standard library, one is calibration text and nothing else.
@@ -191,18 +193,32 @@ def load_rows(
     :param model: the loaded model, if the caller has it (``self`` needs it).
     :raises NotFoundError: when the file does not exist; :raises BadInputError: when it is broken or empty.
     """
-    if window is not None and window < 2:
+    if window is not None and window < FEWEST_TOKENS:
         raise UsageError(f"a window of {window} tokens has nothing to count", hint="at least 2")
     if str(ref) == "self":
         return _sampled(checkpoint, split, window, max_rows, model)
     if str(ref) != "embedded" and Path(ref).suffix == ".npz":
         return _token_rows(Path(ref), split, window).spread(max_rows)
-    size = window or min(context_of(checkpoint), DEFAULT_WINDOW)
+    size = window or window_of(checkpoint)
     if str(ref) == "embedded" and split != "heldout":
         return _embedded(checkpoint, split, size, max_rows)
     source = f"embedded {split}" if str(ref) == "embedded" else str(ref)
     documents = [heldout_text()] if str(ref) == "embedded" else read_documents(Path(ref))
     return cut_documents(checkpoint.tokenizer(), documents, size, source).spread(max_rows)
+
+
+def window_of(checkpoint: Reader) -> int:
+    """Return the tokens of a row when nobody chose: the model's context, at most 512.
+
+    :raises BadInputError: when the stated context leaves nothing to count.
+    """
+    size = min(context_of(checkpoint), DEFAULT_WINDOW)
+    if size < FEWEST_TOKENS:
+        raise BadInputError(
+            f"{checkpoint.name}: config.json states a context of {size} tokens, in which nothing can be counted",
+            hint="mend config.json, or choose the tokens of a row: --window N",
+        )
+    return size
 
 
 def context_of(checkpoint: Reader) -> int:
@@ -361,7 +377,7 @@ def _sampled(checkpoint: Reader, split: Split, window: int | None, max_rows: int
     import torch
 
     model = model or checkpoint.load(dtype=torch.float32)
-    size = window or min(context_of(checkpoint), DEFAULT_WINDOW)
+    size = window or window_of(checkpoint)
     count = SAMPLED_ROWS[split] if max_rows is None else max_rows
     ids = sample_rows(model, rows=count, window=size, seed=SPLITS.index(split), bos=start_token(checkpoint.config))
     return rows_from_ids(ids, source=f"sampled from {checkpoint.name}", sampled=True)

@@ -5,6 +5,7 @@ that is killed leaves the records of what it finished; the next one begins there
 """
 
 import gc
+import inspect
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -233,7 +234,7 @@ class Engine:
         self._records.write(step.name, started)
         options = self._making_room(prepared)
         begun = time.monotonic()
-        result = _call(step, prepared.component, options)
+        result = _call(step, prepared.component, options, self._registry)
         seconds = round(time.monotonic() - begun, 3)
         gc.collect()
         for path in key.outputs:
@@ -296,9 +297,10 @@ def _made(value: str, producers: dict[Path, str]) -> str | None:
     return next((name for made, name in producers.items() if path.is_relative_to(made)), None)
 
 
-def _call(step: Step, component: Component, options: BaseModel) -> Any:
+def _call(step: Step, component: Component, options: BaseModel, registry: Registry) -> Any:
     """Call the operation, telling the plugins before and after.
 
+    :param registry: given to an operation that takes one (``compare`` looks runtimes up in it).
     :raises AptError: with the step's name in front.
     """
     told = options.model_dump(mode="json")
@@ -306,7 +308,10 @@ def _call(step: Step, component: Component, options: BaseModel) -> Any:
     begun = time.monotonic()
     error: BaseException | None = None
     try:
-        return component.load()(options)
+        operation = component.load()
+        if "registry" in inspect.signature(operation).parameters:
+            return operation(options, registry=registry)
+        return operation(options)
     except BaseException as raised:
         error = raised
         known = explain(raised)

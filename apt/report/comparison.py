@@ -11,7 +11,7 @@ from apt.report import page
 from apt.report.language import Translate, language, translator
 from apt.report.result_charts import comparison_charts
 from apt.report.versions import version_facts
-from apt.report.views import Comparison
+from apt.report.views import Comparison, finite
 
 
 def write_comparison(result: Result, path: Path, *, overwrite: bool = False, lang: str | None = None) -> None:
@@ -23,7 +23,7 @@ def write_comparison(result: Result, path: Path, *, overwrite: bool = False, lan
     """
     chosen = language(lang)
     words = translator(chosen)
-    comparison = Comparison.model_validate(to_jsonable(result))
+    comparison = Comparison.model_validate(finite(to_jsonable(result)))
     tables = [catalogue.load(chosen).table(t) if chosen != "en" else t for t in result.tables()]
     note = words("In brackets: for speed, the slowest and the fastest run; for every other figure, the 95 % interval.")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from apt.console.units import format_bytes, format_count
 from apt.report.charts import Chart, Kind, Point, Series, Unit
 from apt.report.language import Translate
 from apt.report.numbers import figure
-from apt.report.views import ComparedModel, Comparison, Estimate
+from apt.report.views import ComparedModel, Comparison, Estimate, finite
 
 _KINDS: Final = get_args(Kind)
 _UNITS: Final = get_args(Unit)
@@ -58,7 +58,7 @@ def comparison_of(content: Mapping[str, Any], path: Path) -> Comparison:
     :raises BadInputError: naming the first field that is missing or wrong.
     """
     try:
-        return Comparison.model_validate(content)
+        return Comparison.model_validate(finite(content))
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(p) for p in first["loc"])

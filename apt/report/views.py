@@ -5,6 +5,7 @@ the report does not read are ignored; one that it reads and that is missing is t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +14,22 @@ class View(BaseModel):
     """A part of a result; unknown fields are left alone."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def finite(value: Any) -> Any:
+    """Return a result without figures that are NaN or infinite (null in JSON); one without interval stands alone."""
+    if isinstance(value, list):
+        return [finite(v) for v in value if not (isinstance(v, dict) and "estimate" in v and not finite(v["estimate"]))]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"value", "low", "high"}:
+        low, high = (value["value"] if value[end] is None else value[end] for end in ("low", "high"))
+        return None if value["value"] is None else {"value": value["value"], "low": low, "high": high}
+    found = {k: finite(v) for k, v in value.items()}
+    distance = found.get("divergence")
+    if isinstance(distance, dict) and distance.get("kl") is None:
+        found["divergence"] = None
+    return found
 
 
 @dataclass(frozen=True, slots=True)

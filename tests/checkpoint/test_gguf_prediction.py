@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from apt.checkpoint.gguf_prediction import planned_weights, predict_gguf_bytes
-from apt.checkpoint.gguf_types import EXPORTED, FILE_TYPES
+from apt.checkpoint.gguf_types import FILE_TYPES
 from apt.checkpoint.reader import Checkpoint
 from apt.store import embedded_path
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
+@pytest.mark.parametrize("kind", ["F32", "BF16", "F16", "Q8_0"])  # what the exporter writes
 @pytest.mark.parametrize("model", ["tiny", "untied", "odd rows"])
 def test_exported_files_are_as_large_as_predicted(
     kind: str, model: str, new_llama: Callable[..., Path], tmp_path: Path

@@ -124,3 +124,35 @@ def test_commands_that_mend_are_quoted_for_a_shell(new_llama: Callable[..., Path
     mends = {f.code: f.mend for f in diagnose(str(model)).findings}
     assert mends["byte-order-mark"].endswith(f" '{model}/generation_config.json'")
     assert mends["pickle"] == f"rm '{model}/$(x).bin'"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_on(model: Path, name: str) -> None:
+    (model / name).unlink()
+    os.mkfifo(model / name)
+    with pytest.raises((BadInputError, NotFoundError)):
+        model_facts(str(model))
+    assert diagnose(str(model)).verdict == "faulty"
+    list_models([model.parent])
+
+
+def test_a_directory_in_the_place_of_the_config(model: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "config.json").mkdir()
+    assert "not a regular file" in diagnose(str(model)).findings[0].evidence
+
+
+def test_a_file_without_a_tensor_is_read_and_no_stray(model: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({}, model / "model.safetensors")
+    assert "ambiguous-weights" not in {f.code for f in diagnose(str(model)).findings}
+
+
+def test_no_name_is_not_the_current_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from apt.console.errors import UsageError
+
+    monkeypatch.chdir(model)
+    with pytest.raises(UsageError):
+        diagnose("")

@@ -34,3 +34,30 @@ def test_a_page_and_tasks(cli: Callable, new_llama: Callable[..., Path], tmp_pat
     assert cli(*words).code == 7
     assert cli(*words, "--overwrite").code == 0
     assert cli("compare", a, b, "--task", tmp_path / "none.jsonl").code == 3
+
+
+def test_predictions_that_are_no_numbers_are_not_called_equal(
+    cli: Callable, new_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    a, b = new_llama(tmp_path / "a"), new_llama(tmp_path / "b")
+    tensors = load_file(b / "model.safetensors")
+    tensors["model.norm.weight"] *= float("nan")
+    save_file(tensors, b / "model.safetensors", metadata={"format": "pt"})
+    words = ("compare", a, b, "--max-rows", "4", "--window", "32", "--no-speed")
+    ran = cli(*words)
+    assert ran.code == 0 and "not finite" in ran.out and "no difference found" not in ran.out
+    assert f"apt_model debug {b}" in ran.out and "nan [" not in ran.out
+    assert json.loads(cli(*words, "--json").out)["models"][1]["divergence"]["agreement"]["value"] == 0
+    assert cli(*words, "--html", tmp_path / "page.html").code == 0
+
+
+def test_one_row_has_no_interval(cli: Callable, new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    a, b = new_llama(tmp_path / "a"), new_llama(tmp_path / "b", seed=1)
+    words = ("compare", a, b, "--max-rows", "1", "--window", "32", "--no-speed")
+    perplexity = json.loads(cli(*words, "--json").out)["models"][0]["perplexity"]
+    assert perplexity["value"] > 1 and perplexity["low"] is None and perplexity["high"] is None
+    page = tmp_path / "page.html"
+    assert cli(*words, "--html", page).code == 0
+    assert "inf" not in page.read_text(encoding="utf-8").split("<body", 1)[1].replace("info", "")

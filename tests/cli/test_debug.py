@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 
 def test_the_environment_is_described(cli: Callable) -> None:
     ran = cli("debug", "--json")
@@ -75,3 +77,37 @@ def test_models_sound_faulty_and_missing(
     assert ran.code == 10 and found["verdict"] == "faulty"
     assert found["findings"][0]["code"] == "missing-tensor" and "layers.3" in found["findings"][0]["where"]
     assert cli("debug", tmp_path / "nowhere").code == 3
+
+
+def test_a_text_without_deep_is_refused(cli: Callable, llama_dir: Path) -> None:
+    for words in (("debug", "--text", "x.txt"), ("debug", llama_dir, "--text", "x.txt")):
+        ran = cli(*words)
+        assert ran.code == 2 and "--deep" in ran.err
+
+
+def test_the_list_of_what_was_looked_at_is_read_in_chinese(
+    cli: Callable, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APT_LANG", "zh-CN")
+    assert "文件、配置、设置、张量、特殊 token、分词器、聊天模板、权重" in cli("debug", llama_dir).out
+
+
+def test_settings_that_no_descriptor_takes_do_not_hide_the_findings(
+    cli: Callable, new_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = new_llama(tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 0}))
+    ran = cli("debug", model, "--deep", "--json")
+    assert ran.code == 10 and "max_position_embeddings" in ran.out
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1}))
+    assert cli("debug", model, "--deep").code == 0
+
+
+def test_a_quantised_model_without_its_library(cli: Callable, new_llama: Callable[..., Path], tmp_path: Path) -> None:
+    model = new_llama(tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    stated = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": stated}))
+    ran = cli("debug", model, "--deep")
+    assert ran.code == 6 and "optimum" in ran.err

@@ -70,3 +70,41 @@ class House(Plugin):
     found = {c["name"]: c for c in json.loads(ran.out)["checks"]}
     assert ran.code == 10
     assert (found["card"]["passed"], found["card"]["detail"]) == (False, "no model card")
+
+
+def test_what_the_code_of_a_model_raises_is_a_failed_check_or_one_line(
+    cli: Callable, tmp_path: Path, llama_dir: Path
+) -> None:
+    import shutil
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = tmp_path / "gpt2"
+    sizes = {"vocab_size": 288, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)).save_pretrained(model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(llama_dir / name, model)
+    ran = cli("test", model, "--window", "200", "--max-rows", "1", "--new-tokens", "2")
+    assert ran.code == 4 and "GPT2LMHeadModel fails: IndexError" in ran.err
+    ran = cli("test", model, "--text", "none", "--new-tokens", "100")
+    assert ran.code == 10 and "runs" in ran.out + ran.err
+
+
+def test_a_context_in_which_nothing_can_be_counted(
+    cli: Callable, new_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    ran = cli("test", new_llama(tmp_path / "m", max_position_embeddings=1), "--new-tokens", "2")
+    assert ran.code == 4 and "--window" in ran.err
+
+
+def test_integers_that_nobody_scales_are_no_sound_weights(
+    cli: Callable, new_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model = new_llama(tmp_path / "m")
+    tensors = load_file(model / "model.safetensors")
+    packed = {n: t.to(torch.int8) if t.ndim == 2 else t for n, t in tensors.items()}
+    save_file(packed, model / "model.safetensors", metadata={"format": "pt"})
+    assert cli("test", model, "--text", "none", "--new-tokens", "2").code == 10

@@ -84,3 +84,20 @@ def test_explain() -> None:
     assert explain(ValueError("a fault of ours")) is None
     error = AptError("x")
     assert explain(error) is error
+
+
+def test_a_nearly_full_disk_is_no_success(tmp_path: Path) -> None:
+    """A write that takes a part only: Python loses the rest when PYTHONUNBUFFERED is set."""
+    import subprocess
+    import sys
+
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300));"
+        "from apt.cli.main import main; sys.exit(main(['info', 'tiny', '--json']))"
+    )
+    with (tmp_path / "out.json").open("wb") as out:
+        ran = subprocess.run(
+            [sys.executable, "-u", "-c", program], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ran.returncode == ExitCode.CANNOT_WRITE and "Traceback" not in ran.stderr

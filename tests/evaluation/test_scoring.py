@@ -166,3 +166,15 @@ def test_other_vocabularies_are_refused(model: Any, rows: Rows, new_llama: Calla
     wide = Checkpoint.open(new_llama(tmp_path / "wide", vocab_size=300)).load(dtype=torch.float32)
     with pytest.raises(BadInputError, match="vocabularies"):
         divergence(model, wide, rows)
+
+
+def test_a_fault_of_the_models_code_is_told_and_ours_is_not(new_llama, tmp_path) -> None:
+    from apt.checkpoint.reader import Checkpoint
+    from apt.evaluation.forward import ForwardError, forward_told
+
+    model = Checkpoint.open(new_llama(tmp_path / "m")).load()
+    with pytest.raises(ForwardError, match="LlamaForCausalLM fails: IndexError"), forward_told(model):
+        model(input_ids=torch.tensor([[9999]]))
+    with pytest.raises(IndexError), forward_told(model):
+        [].pop()
+    assert not {"forward", "generate"} & set(vars(model))

@@ -61,7 +61,7 @@ def test_a_paired_ratio_is_tighter_than_its_sides() -> None:
 
 
 def test_one_row_has_no_spread_and_no_row_is_refused() -> None:
-    assert ratio_estimate(np.array([3.0]), np.array([2.0])) == Estimate(1.5, 1.5, 1.5)
+    assert ratio_estimate(np.array([3.0]), np.array([2.0])) == Estimate(1.5, -math.inf, math.inf)
     with pytest.raises(ValueError, match="no rows"):
         ratio_estimate(np.array([]), np.array([]))
 

@@ -185,3 +185,9 @@ def test_contexts_lose_their_beginning_and_choices_must_fit(checkpoint: Checkpoi
     assert len(encoded.prefix) + longest - 1 == 32
     with pytest.raises(BadInputError, match=r"task\.jsonl:1: a continuation is longer"):
         encode_items(tokenizer, task, 2)
+
+
+def test_a_right_choice_that_is_there_twice_is_refused(write: Callable[..., Path]) -> None:
+    with pytest.raises(BadInputError, match=r"task\.jsonl:1: .*twice"):
+        read_task(write({"context": "a", "choices": [" b", " b"], "answer": 1}))
+    assert read_task(write({"context": "a", "choices": [" b", " b", " c"], "answer": 2})).items[0].answer == 2

@@ -352,3 +352,19 @@ def test_progress_is_told_by_step(lab, chain):
     assert lines[0] == "[1/4] a: write (not yet run)"
     assert re.fullmatch(r"\[1/4\] a: done in \d+\.\d s", lines[1])
     assert lines[8:] == [f"[{i}/4] {name}: unchanged" for i, name in enumerate("abcd", start=1)]
+
+
+def test_an_operation_that_takes_the_registry_gets_it(monkeypatch):
+    from types import SimpleNamespace
+
+    from apt.options import Options
+    from apt.recipes import engine
+    from apt.registry import Component, Registry
+
+    def operation(options, registry=None):
+        return registry
+
+    monkeypatch.setattr(Component, "load", lambda self: operation)
+    step = SimpleNamespace(name="s", operation="o")
+    registry = Registry([])
+    assert engine._call(step, Component("operation", "o", "x:y"), Options(), registry) is registry

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from apt.checkpoint.reader import Checkpoint
+from apt.checkpoint.template import render_conversations
 from apt.console.errors import BadInputError
 
 #: A context is memory; a longer one than this is left for the user to ask for.
@@ -75,14 +76,15 @@ CHAT_LAYOUTS: Final = (
 
 def recognise_layout(tokenizer: Any) -> ChatLayout | None:
     """Return the known layout that the tokenizer's chat template renders exactly, if there is one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
     try:
-        rendered = [
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in _PROBES
-        ]
-    except Exception:
-        # A template may refuse a conversation with any exception of Jinja's; then it is none of ours.
+        template = tokenizer.get_chat_template() if getattr(tokenizer, "chat_template", None) else None
+    except ValueError:  # several templates, and none of them is the default
+        return None
+    special = {role: getattr(tokenizer, f"{role}_token", None) for role in ("bos", "eos", "pad", "unk")}
+    given = {role: text for role, text in special.items() if text is not None}
+    # In a child process: the template came with the model, and could run for ever or fill the memory.
+    rendered = None if template is None else render_conversations(template, given, _PROBES)
+    if rendered is None:
         return None
     bos = tokenizer.bos_token or ""
     bare = [text.removeprefix(bos) for text in rendered]

@@ -89,3 +89,10 @@ def test_layout_after_bos(llama_dir: Path) -> None:
     layout = recognise_layout(tokenizer)
     assert layout is not None
     assert layout.name == "chatml"
+
+
+def test_a_template_without_end_does_not_hold_up_the_export(llama_dir: Path) -> None:
+    tokenizer = Checkpoint.open(llama_dir).tokenizer()
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = CHATML + endless
+    assert recognise_layout(tokenizer) is None
