@@ -276,7 +276,7 @@ class _Checked:
         """File and line (JSON lines) or row (Parquet) of a record."""
         for name in self._files:
             if self._kind == "parquet":
-                from pyarrow.parquet import ParquetFile
+                from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
                 with ParquetFile(name) as table:
                     records = table.metadata.num_rows
