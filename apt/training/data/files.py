@@ -16,9 +16,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from apt.console.errors import AptError, BadInputError, MissingDependencyError, NotFoundError, UsageError
+from apt.evaluation.texts import DEFAULT_WINDOW
 from apt.training.components import needing
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.encoding import Encoded, Encoder, chat_encoder, completion_encoder, text_encoder
+from apt.training.data.isolation import check_isolation
 from apt.training.data.layout import Layout, PackedRows, PaddedRows, StreamedRows, TooLong
 from apt.training.sections import Section
 
@@ -27,7 +29,9 @@ class FileOptions(Section):
     """Options that all files of records have."""
 
     path: str | list[str] = Field(description="A file, a pattern (data/*.jsonl), or a list of them.")
-    window: int = Field(default=512, ge=2, description="Tokens a row, at most.")
+    window: int | None = Field(
+        default=None, ge=2, description="Tokens a row, at most; the model's context, at most 512, when absent."
+    )
     layout: Layout = Field(
         default="padded",
         description="padded: a document a row. packed: documents behind one another, each attending to itself only.",
@@ -93,7 +97,7 @@ def records(options: RecordOptions, resources: Resources) -> RowSource | RowStre
         assert options.prompt is not None and options.completion is not None
         encode = completion_encoder(tokenizer, options.prompt, options.completion, append_eos=options.append_eos)
         used = {options.prompt, options.completion}
-    return _rows(options, "parquet" if options.name == "parquet" else "json", encode, used, tokenizer)
+    return _rows(options, "parquet" if options.name == "parquet" else "json", encode, used, resources)
 
 
 @needing("tokenizer")
@@ -104,22 +108,43 @@ def chat(options: ChatOptions, resources: Resources) -> RowSource | RowStream:
     :raises UnsupportedError: for a chat template whose turns cannot be told apart.
     """
     encode = chat_encoder(resources.tokenizer, options.messages, options.train_on)
-    first = _files(options.path)[0]
-    kind = "parquet" if first.endswith(".parquet") else "json"
-    return _rows(options, kind, encode, {options.messages}, resources.tokenizer)
+    kinds = {"parquet" if name.endswith(".parquet") else "json" for name in _files(options.path)}
+    if len(kinds) > 1:
+        raise UsageError("Parquet and JSON lines are read by parts of a mixture, not together")
+    return _rows(options, kinds.pop(), encode, {options.messages}, resources)
 
 
-def _rows(options: FileOptions, kind: str, encode: Encoder, used: set[str], tokenizer: Any) -> RowSource | RowStream:
+def _rows(
+    options: FileOptions, kind: str, encode: Encoder, used: set[str], resources: Resources
+) -> RowSource | RowStream:
     files = _files(options.path)
-    checked = _checked(encode, options.path)
-    if options.streaming:
-        stream = RecordStream(files, kind, checked, tokenizer)
-        return StreamedRows(stream, options.window, options.layout, options.too_long)
-    shape = options.model_dump(mode="json", exclude={"path", "window", "layout", "too_long", "streaming"})
-    documents = EncodedFiles(files, kind, checked, used, _digest(files, shape, tokenizer))
+    window = window_of(options.window, resources.model)
     if options.layout == "packed":
-        return PackedRows(documents, options.window)
-    return PaddedRows(documents, options.window, options.too_long)
+        for model in (resources.model, resources.teacher):
+            if hasattr(model, "config"):
+                check_isolation(model)
+    checked = _Checked(encode, files, kind, resources.model)
+    shape = options.model_dump(mode="json", exclude={"path", "window", "layout", "too_long", "streaming"})
+    digest = _digest(files, shape, resources.tokenizer)
+    if options.streaming:
+        return StreamedRows(RecordStream(files, kind, checked, digest), window, options.layout, options.too_long)
+    documents = EncodedFiles(files, kind, checked, used, digest)
+    if options.layout == "packed":
+        return PackedRows(documents, window)
+    return PaddedRows(documents, window, options.too_long)
+
+
+def window_of(wanted: int | None, model: Any) -> int:
+    """Return the tokens of a row: those that are wanted, else the model's context, at most 512.
+
+    :raises UsageError: when more are wanted than the model's context has.
+    """
+    context = None if model is None else getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int):
+        return wanted or DEFAULT_WINDOW
+    if (wanted or 0) > context:
+        raise UsageError(f"window: {wanted} tokens; the model's context has {context}", hint="lower window")
+    return wanted or min(context, DEFAULT_WINDOW)
 
 
 class EncodedFiles:
@@ -176,11 +201,10 @@ class RecordStream:
     """The records of files as documents, one after another."""
 
     def __init__(
-        self, files: Sequence[str], kind: str, encode: Callable[[Mapping[str, Any], int], Encoded], tokenizer: Any
+        self, files: Sequence[str], kind: str, encode: Callable[[Mapping[str, Any], int], Encoded], digest: str
     ) -> None:
         self._files, self._kind, self._encode = list(files), kind, encode
-        stamps = [(f, Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files]
-        self._digest = hashlib.sha256(f"{stamps} {fingerprint(tokenizer)}".encode()).hexdigest()
+        self._digest = digest
         with _datasets():
             pass  # a missing library is told before a model is loaded
 
@@ -192,7 +216,7 @@ class RecordStream:
                 yield self._encode(record, documents + number)
 
     def digest(self) -> str:
-        """Return a sha256 of the files' names, sizes and times, and of the tokenizer: a stream is not read twice."""
+        """Return a sha256 of the files, the options and the tokenizer."""
         return self._digest
 
 
@@ -228,16 +252,45 @@ def _digest(files: Sequence[str], shape: Mapping[str, Any], tokenizer: Any) -> s
     return held.hexdigest()
 
 
-def _checked(encode: Encoder, path: str | list[str]) -> Callable[[Mapping[str, Any], int], Encoded]:
-    where = path if isinstance(path, str) else ", ".join(path)
+class _Checked:
+    """Encodes records by number; tells what is wrong with one, and where it stands."""
 
-    def checked(record: Mapping[str, Any], index: int) -> Encoded:
+    def __init__(self, encode: Encoder, files: Sequence[str], kind: str, model: Any) -> None:
+        self._encode, self._files, self._kind = encode, files, kind
+        self._vocabulary = None if model is None else int(model.get_input_embeddings().weight.shape[0])
+
+    def __call__(self, record: Mapping[str, Any], index: int) -> Encoded:
         try:
-            return encode(record)
+            found = self._encode(record)
         except ValueError as error:
-            raise BadInputError(f"{where}: record {index + 1}: {error}") from None
+            raise BadInputError(f"{self._place(index)}: {error}") from None
+        highest = max(found.ids, default=0)
+        if self._vocabulary is not None and highest >= self._vocabulary:
+            raise BadInputError(
+                f"{self._place(index)}: token id {highest}; the model's vocabulary ends at {self._vocabulary - 1}",
+                hint="the tokenizer is another model's",
+            )
+        return found
 
-    return checked
+    def _place(self, index: int) -> str:
+        """File and line (JSON lines) or row (Parquet) of a record."""
+        for name in self._files:
+            if self._kind == "parquet":
+                from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+                with ParquetFile(name) as table:
+                    records = table.metadata.num_rows
+                if index < records:
+                    return f"{name}: row {index + 1}"
+                index -= records
+            else:
+                with Path(name).open("rb") as stream:
+                    for number, line in enumerate(stream, 1):
+                        if line.strip():
+                            if not index:
+                                return f"{name}:{number}"
+                            index -= 1
+        return self._files[-1]
 
 
 @contextmanager

@@ -210,11 +210,15 @@ class StreamedRows:
     def _packed(self, documents: Iterator[Encoded]) -> Iterator[Row]:
         pieces: list[Encoded] = []
         room = self.window
+        fresh = self._read == 0
         while True:
             if not self._left.ids:
                 document = next(documents, None)
                 if document is None:
-                    return  # a row that is not full is left out, as the last window of a file is
+                    # A row that is not full is left out, as the last window of files is, unless it is the only one.
+                    if fresh and sum(len(piece.ids) for piece in pieces) >= _SHORTEST:
+                        yield packed(pieces)
+                    return
                 self._read += 1
                 self._left = document
             piece = Encoded(self._left.ids[:room], self._left.labels[:room])
@@ -222,6 +226,7 @@ class StreamedRows:
             pieces.append(piece)
             room -= len(piece.ids)
             if not room:
+                fresh = False
                 yield packed(pieces)
                 pieces, room = [], self.window
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from apt.console.errors import UsageError
-from apt.evaluation.texts import load_rows
+from apt.evaluation.texts import cut_documents, load_rows, read_documents
 from apt.training.components import needing
 from apt.training.contract import Resources
+from apt.training.data.files import window_of
 from apt.training.data.rows import TokenRows
 from apt.training.sections import Section
 
@@ -18,9 +19,10 @@ class TextOptions(Section):
     """Options of ``text``."""
 
     name: Literal["text"] = Field(default="text", description="The component.")
-    path: str = Field(
+    path: str | list[str] = Field(
         min_length=1,
-        description='embedded, self (sampled from the model), or a .txt, .jsonl (key "text") or .npz file.',
+        description='embedded, self (sampled from the model), a .txt, .jsonl (key "text") or .npz file, or a list of '
+        ".txt and .jsonl files.",
     )
     split: Literal["train", "calibration", "heldout"] = Field(
         default="train", description="Of embedded, self and .npz; the other files are used whole."
@@ -52,6 +54,11 @@ def text(options: TextOptions, resources: Resources) -> TokenRows:
 
     :raises NotFoundError: when there is no such file; :raises BadInputError: when it is broken or empty.
     """
+    window = window_of(options.window, resources.model)
+    if isinstance(options.path, list):
+        documents = [document for name in options.path for document in read_documents(Path(name))]
+        cut = cut_documents(resources.tokenizer, documents, window, ", ".join(options.path)).spread(options.max_rows)
+        return TokenRows(cut.ids, cut.labels)
     if options.path not in ("embedded", "self") and Path(options.path).suffix not in (".txt", ".jsonl", ".npz"):
         raise UsageError(f"{options.path}: unknown kind of text", hint="embedded, self, or a .txt, .jsonl or .npz file")
     rows = load_rows(

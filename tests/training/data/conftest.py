@@ -32,9 +32,13 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture
-def resources(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resources:
+def resources(
+    request: pytest.FixtureRequest, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Resources:
+    """A tokenizer and a model; the parameter is the model's context."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Resources(tokenizer=tokenizer, model=small_model(vocab_size=300))
+    context = getattr(request, "param", 64)
+    return Resources(tokenizer=tokenizer, model=small_model(vocab_size=300, max_position_embeddings=context))
 
 
 @pytest.fixture

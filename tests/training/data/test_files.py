@@ -179,9 +179,14 @@ def test_changed_files_and_other_tokenizers_have_other_digests(resources: Resour
     [
         ('{"text": "a"}\n{"text": \n', {"text": "text"}, BadInputError, r"rows.jsonl:2: not a JSON object"),
         ('{"text": "a"}\n[1, 2]\n', {"text": "text"}, BadInputError, r"rows.jsonl:2: not a JSON object"),
-        ('{"text": "a"}\n{"text": ""}\n', {"text": "text"}, BadInputError, "record 2: the text in 'text' is empty"),
-        ('{"text": "a"}\n', {"text": "body"}, BadInputError, "record 1: expected a text in 'body', got NoneType"),
-        ('{"text": 3}\n', {"text": "text"}, BadInputError, "record 1: expected a text in 'text', got int"),
+        (
+            '{"text": "a"}\n{"text": ""}\n',
+            {"text": "text"},
+            BadInputError,
+            r"rows.jsonl:2: the text in 'text' is empty",
+        ),
+        ('{"text": "a"}\n', {"text": "body"}, BadInputError, r"rows.jsonl:1: no column 'body'; there are 'text'"),
+        ('{"text": 3}\n', {"text": "text"}, BadInputError, r"rows.jsonl:1: expected a text in 'text', got int"),
         ("", {"text": "text"}, BadInputError, "rows.jsonl: holds no rows"),
         ('{"text": "a"}\n', {}, UsageError, "name a column of text"),
         ('{"text": "a"}\n', {"prompt": "text"}, UsageError, "prompt and completion belong together"),
