@@ -155,7 +155,7 @@ def test_what_cannot_be_done_is_refused_before_weights_are_read(
         (("--config", config, "-o", tmp_path / "full"), 7, "exists already"),
         (("--config", config, "-o", tmp_path / "out", "--run-dir", tmp_path / "full"), 2, "something else than a run"),
         (("--config", config, "-o", tmp_path / "out", "--allow-change", "train.step"), 2, "did you mean 'train.steps'"),
-        (("--config", edited(config, "steps: 6", "stepz: 6"), "-o", "out"), 2, ":12: train.stepz: unknown key"),
+        (("--config", edited(config, "steps: 6", "stepz: 6"), "-o", "out"), 2, ":13: train.stepz: unknown key (did you mean 'steps'?)"),
         (("--config", config, "-o", tmp_path / "out", "--model", tmp_path / "no-model"), 3, "no"),
         (("--config", config, "-o", tmp_path / "out", "--teacher", tmp_path / "no-model"), 3, "no"),
     ):
