@@ -4,10 +4,12 @@
 
 A step is teacher forward, student forward and backward, and fused AdamW, on batches of 4 × 256 random ids; random
 Llamas with tied heads (teacher 10 layers × 512, student 6 × 256). Every method is a process of its own; the processes
-take turns, so that what else happens on the machine happens to all. Time is CPU seconds of one thread (wall time on a
+take turns, so that what else happens on the machine happens to all; at most five are held in memory at once, and the
+naive loop is one of each group. Time is CPU seconds of one thread (wall time on a
 GPU), the median of the runs after one that warms up. Memory is the peak during the steps less what is resident once the
 models are loaded (the student's gradients and the optimizer's state are in it). All methods start from the same
-weights, and the losses of the whole-distribution forward KLs must agree. The exit code is 1 when a bar is missed.
+weights, and the losses of the whole-distribution forward KLs must agree. The exit code is 1 when a bar is missed, and
+when a method does not start.
 
 `--trl-python` is an interpreter with trl 1.16 (by default an environment is made under build/); it runs
 `_chunked_divergence_loss`, what TRL's stable DistillationTrainer trains with.
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +44,8 @@ BARS: Final[dict[str, tuple[float, float | None]]] = {
     "cached top-64": (0.42, None),
     "cached packed k=128": (0.50, None),
 }
+#: Methods whose processes are held in memory together, beside the naive loop's.
+GROUP: Final = 4
 #: TRL's step takes at least so many times the time of ours.
 TRL_BAR: Final = 2.0
 
@@ -157,43 +162,41 @@ def work(arguments: argparse.Namespace) -> None:
         print(json.dumps({"seconds": clock() - begun, "loss": loss, "over_mb": peak - base}), flush=True)
 
 
-def start(method: str, python: str, arguments: argparse.Namespace, cache: str) -> subprocess.Popen[str]:
-    """Start the process of a method and wait until its models are loaded."""
-    command = [
-        python,
-        __file__,
-        "--worker",
-        method,
-        "--vocabulary",
-        str(arguments.vocabulary),
-        "--device",
-        arguments.device,
-        "--cache",
-        cache,
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while (line := process.stdout.readline()) and line.strip() != "ready":
-        pass
-    if not line:
-        raise SystemExit(f"{method}: the process ended before it was ready")
-    return process
+class Method:
+    """The process of a method."""
 
+    def __init__(self, method: str, python: str, arguments: argparse.Namespace, cache: str) -> None:
+        command = [python, __file__, "--worker", method, "--vocabulary", str(arguments.vocabulary)]
+        command += ["--device", arguments.device, "--cache", cache]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self._line() == "ready"
 
-def ask(process: subprocess.Popen[str]) -> dict[str, float]:
-    """Have one step made."""
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write("step\n")
-    process.stdin.flush()
-    found: dict[str, float] = json.loads(process.stdout.readline())
-    return found
+    def step(self) -> dict[str, float]:
+        """Have one step made."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        found: dict[str, float] = json.loads(self._line())
+        return found
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate("end\n" if self.ready else None)
+
+    def _line(self) -> str:
+        """The next line that is ours, not a library's; empty when the process has ended."""
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline():
+            if line.strip() == "ready" or line.startswith("{"):
+                return line.strip()
+        return ""
 
 
 def capture_caches(vocabulary: int, folder: Path) -> dict[str, str]:
     """Write the logits of the benchmark's teacher for its batch, as `distill --cache` does."""
-    from apt.training.teachers.capture import CaptureOptions, capture
-
+    sys.path.insert(0, str(ROOT))
     from apt.training.data.rows import TokenRows
+    from apt.training.teachers.capture import CaptureOptions, capture
 
     steps = Steps("forward_kl", vocabulary, "cpu", "")
     rows = TokenRows(steps.batch["input_ids"], steps.batch["labels"])
@@ -225,54 +228,87 @@ def main() -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Measure, print, and tell by the exit code whether every bar is reached."""
-    methods = [*BARS, "trl"] if arguments.only is None else arguments.only
+    # TRL stands in the group of the forward KL, which it is compared with.
+    methods = ["forward_kl", "trl", *[m for m in BARS if m != "forward_kl"]]
+    if arguments.only is not None:
+        methods = [m for m in methods if m in arguments.only]
     trl = arguments.trl_python
     if trl is None and "trl" in methods:
         from startup import environment
 
         trl = str(environment(ROOT / "build", "distill-trl", *TRL))
+    rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         wanted = any(m.startswith("cached") for m in methods)
         caches = capture_caches(arguments.vocabulary, Path(folder)) if wanted else {}
-        processes = {
-            m: start(m, trl if m == "trl" else sys.executable, arguments, caches.get(m, ""))
-            for m in ["naive", *methods]
-        }
-        found: dict[str, list[dict[str, float]]] = {m: [] for m in processes}
-        for run in range(arguments.runs + 1):
-            for method, process in processes.items():
-                found[method].append(ask(process))
-            print(f"run {run} of {arguments.runs}", file=sys.stderr)
-        for process in processes.values():
-            process.communicate("end\n")
-    return show(found)
+        for begin in range(0, len(methods), GROUP):
+            group = {
+                m: Method(m, trl if m == "trl" else sys.executable, arguments, caches.get(m, ""))
+                for m in ["naive", *methods[begin : begin + GROUP]]
+            }
+            rows |= measure(group, arguments.runs)
+    return show(rows)
 
 
-def show(found: dict[str, list[dict[str, float]]]) -> int:
+@dataclass
+class Row:
+    """What was measured of a method; shares are of the naive loop in the same group."""
+
+    loss: float
+    seconds: float
+    time_share: float
+    over_mb: float
+    memory_share: float
+
+
+def measure(group: dict[str, Method], runs: int) -> dict[str, Row]:
+    """Let the methods of a group take turns; a method that did not start has no row."""
+    ready = {name: method for name, method in group.items() if method.ready}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
+    for run in range(runs + 1):
+        for name, method in ready.items():
+            found[name].append(method.step())
+        print(f"{', '.join(ready)}: run {run} of {runs}", file=sys.stderr)
+    for method in group.values():
+        method.end()
+    seconds = {m: statistics.median(r["seconds"] for r in steps[1:]) for m, steps in found.items()}
+    memory = {m: max(r["over_mb"] for r in steps) for m, steps in found.items()}
+    naive = seconds["naive"], memory["naive"]
+    rows = {
+        m: Row(found[m][0]["loss"], seconds[m], seconds[m] / naive[0], memory[m], memory[m] / naive[1]) for m in found
+    }
+    return rows | dict.fromkeys(group.keys() - ready.keys(), Row(*[float("nan")] * 5))
+
+
+def show(rows: dict[str, Row]) -> int:
     """Print the table; return 1 when a bar is missed."""
-    seconds = {m: statistics.median(r["seconds"] for r in runs[1:]) for m, runs in found.items()}
-    memory = {m: max(r["over_mb"] for r in runs) for m, runs in found.items()}
     missed = 0
     print(
-        f"{'method':28} {'loss':>10} {'s/step':>8} {'× naive':>8} {'bar':>6} {'MB over':>9} {'× naive':>8} {'bar':>6}"
+        f"{'method':26} {'loss':>10} {'s/step':>8} {'× naive':>8} {'bar':>5} {'MB over':>8} {'× naive':>8} {'bar':>5}"
     )
-    for method in found:
+    for method, row in rows.items():
+        if row.loss != row.loss:
+            print(f"{method:26} did not start: its interpreter lacks a package, or memory ran out")
+            missed += 1
+            continue
         time_bar, memory_bar = BARS.get(method, (None, None))
-        share, room = seconds[method] / seconds["naive"], memory[method] / memory["naive"]
-        faults = [b for v, b in ((share, time_bar), (room, memory_bar)) if b is not None and v > b]
-        missed += len(faults)
+        bars = [(row.time_share, time_bar), (row.memory_share, memory_bar)]
+        faults = sum(value > bar for value, bar in bars if bar is not None)
+        missed += faults
+        verdict = "MISSED" if faults else "ok" if time_bar else ""
         print(
-            f"{method:28} {found[method][0]['loss']:10.6f} {seconds[method]:8.3f} {share:8.3f} {time_bar or '':>6} "
-            f"{memory[method]:9.0f} {room:8.3f} {memory_bar or '':>6} {'MISSED' if faults else ''}"
+            f"{method:26} {row.loss:10.6f} {row.seconds:8.3f} {row.time_share:8.3f} {time_bar or '':>5} "
+            f"{row.over_mb:8.0f} {row.memory_share:8.3f} {memory_bar or '':>5} {verdict}"
         )
-    if "trl" in seconds and "forward_kl" in seconds:
-        ratio = seconds["trl"] / seconds["forward_kl"]
-        missed += ratio < TRL_BAR
-        print(f"TRL's chunked loss takes {ratio:.2f} × our time (bar {TRL_BAR}) {'MISSED' if ratio < TRL_BAR else ''}")
-    whole = [found[m][0]["loss"] for m in ("naive", "forward_kl", "trl") if m in found]
+    if "trl" in rows and "forward_kl" in rows:
+        ratio = rows["trl"].time_share / rows["forward_kl"].time_share
+        slow = not ratio >= TRL_BAR
+        missed += slow
+        print(f"TRL's chunked loss takes {ratio:.2f} × our time (bar {TRL_BAR}) {'MISSED' if slow else 'ok'}")
+    whole = [rows[m].loss for m in ("naive", "forward_kl", "trl") if m in rows and rows[m].loss == rows[m].loss]
     spread = (max(whole) - min(whole)) / max(whole)
     missed += spread > 1e-5
-    print(f"first losses of the forward KLs agree to {spread:.1e} (bar 1e-5)")
+    print(f"first losses of the forward KLs agree to {spread:.1e} (bar 1e-5) {'MISSED' if spread > 1e-5 else 'ok'}")
     return 1 if missed else 0
 
 

@@ -43,7 +43,7 @@ def page(plugins: set[str]) -> str:
     """
     from apt.plugins import host
     from apt.registry import KINDS
-    from apt.training.config import TrainSection
+    from apt.training.config import TrainConfig
 
     components = [c for c in host.registry() if c.plugin in plugins or not c.plugin]
     parts = [_HEAD]
@@ -52,8 +52,8 @@ def page(plugins: set[str]) -> str:
         for component in sorted((c for c in components if c.kind == kind), key=lambda c: c.name):
             parts.append(_component(component))
     parts += [
-        "## Training config\n\nThe section `train`; `distill` makes it of its options and keeps it in its result.\n",
-        options_table(TrainSection, "the section train"),
+        "## Training config\n\nWhat `train --config` reads; `distill` makes it of its options and keeps it in its result.\n",
+        options_table(TrainConfig, "the training config"),
         *_recipes(),
         *_environment(),
     ]

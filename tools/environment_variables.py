@@ -29,6 +29,11 @@ READ: Final = {
     "TERM": "`dumb`: neither colour nor animation.",
     "OMP_NUM_THREADS": "Threads of one of torch's operations; all cores when absent. `debug` tells of too many.",
     "TRANSFORMERS_OFFLINE": "transformers: no Hub is asked; `debug` tells when it is set.",
+    "RANK": "Number of a process, set by torchrun: only the first one prints and writes.",
+    "WANDB_API_KEY": "The key of W&B: with one, `tracking.wandb_mode` is online by default. It is never written down.",
+    "WANDB_IDENTITY_TOKEN_FILE": "Another way to sign in to W&B; counts as a key.",
+    "WANDB_BASE_URL": "The server of W&B; `https://api.wandb.ai` when absent.",
+    "NETRC": "The file in which a key of W&B is looked for; `~/.netrc` when absent.",
     "LC_CTYPE": "The locale of characters; `debug` tells when it is not installed.",
     "OMP_WAIT_POLICY": "How OpenMP's threads wait; set to `PASSIVE` when absent, since spinning threads take the cores "
     "from others.",

@@ -5,6 +5,7 @@ plain batched products are twice as fast (8 rows × 8 heads × 256 tokens × 32,
 11 ms against 29 ms, forward and backward), and their score matrix is small.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -32,15 +33,24 @@ def short_window_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **rest: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of grouped queries by two batched products.
+
+    A batch whose windows are longer than :data:`LONGEST` goes to PyTorch's own attention: how long rows are is not
+    always known before they come.
 
     :param query: ``[rows, heads, tokens, head size]``; key and value have their own number of heads.
     :param attention_mask: bool ``[rows or 1, 1, tokens, tokens]``, true where attended; ``None`` for causal.
     :returns: ``[rows, tokens, heads, head size]``.
     """
     rows, heads, tokens, size = query.shape
+    if tokens > LONGEST or key.shape[2] != tokens:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        attend: Any = sdpa_attention_forward
+        out, _none = attend(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+        return out, None
     kv_heads = key.shape[1]
     group = heads // kv_heads
     # The queries of a group lie behind one another, so that a key head is multiplied once, without copies.
@@ -68,13 +78,17 @@ def _bias(mask: Tensor | None, tokens: int, like: Tensor) -> Tensor:
 
 @contextmanager
 def fast_attention(models: Sequence[Any], data: RowSource | RowStream, dtype: torch.dtype | None) -> Iterator[None]:
-    """Give the models the attention above where it is the faster one; their own again afterwards."""
+    """Give the models the attention above where it is the faster one; their own again afterwards.
+
+    Where the length of the rows is not known, each batch's own decides.
+    """
     window = longest_row(data)
+    known = window != sys.maxsize
     changed: list[tuple[Any, str]] = []
     try:
         for model in models:
             own = model.config._attn_implementation
-            if _gains(model, window, dtype) and own in ("sdpa", "eager"):
+            if (not known or window <= LONGEST) and _gains(model, dtype) and own in ("sdpa", "eager"):
                 _register()
                 model.set_attn_implementation(NAME)
                 changed.append((model, own))
@@ -98,9 +112,9 @@ def attention_of(model: Any, name: str) -> Iterator[None]:
         model.set_attn_implementation(own)
 
 
-def _gains(model: Any, window: int, dtype: torch.dtype | None) -> bool:
+def _gains(model: Any, dtype: torch.dtype | None) -> bool:
     plain = model.config.model_type in PLAIN_FAMILIES
-    return plain and dtype is torch.bfloat16 and window <= LONGEST and model.device.type == "cpu"
+    return plain and dtype is torch.bfloat16 and model.device.type == "cpu"
 
 
 def _register() -> None:

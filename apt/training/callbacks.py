@@ -28,7 +28,7 @@ class RunCallback(TrainerCallback):
         """Score the model as it came; or, in a resumed run, take up its counters."""
         assert self.trainer is not None
         announce("on_training_start", steps=state.max_steps, options=self._config)
-        self._bar.advance(state.global_step)
+        self._advance(state.global_step)
         if not state.global_step:
             self.trainer.evaluate()
         elif state.best_global_step:
@@ -51,7 +51,7 @@ class RunCallback(TrainerCallback):
     ) -> TrainerControl:
         """Ask for a last evaluation when the last step is no multiple of the interval."""
         assert self.trainer is not None
-        self._bar.advance(1, f"loss {self._step_loss:.4g}")
+        self._advance(1, f"loss {self._step_loss:.4g}")
         metrics = {"train/loss": self._step_loss, "train/lr": self.trainer.learning_rate()}
         announce("on_training_step", step=state.global_step, metrics=metrics)
         if state.global_step >= state.max_steps:
@@ -74,6 +74,12 @@ class RunCallback(TrainerCallback):
         last = next((e for e in reversed(state.log_history) if "train/loss" in e), {})
         metrics = {name: value for name, value in last.items() if "/" in name}
         announce("on_training_end", steps=state.global_step, metrics=metrics)
+
+    def _advance(self, steps: int, figure: str = "") -> None:
+        """Move the bar; one for all processes."""
+        assert self.trainer is not None
+        if self.trainer.is_world_process_zero():
+            self._bar.advance(steps, figure)
 
 
 class EarlyStop(TrainerCallback):

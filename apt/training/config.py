@@ -44,7 +44,7 @@ class EarlyStopping(_Settings):
 
 
 class Guards(_Settings):
-    """What is done about steps that would spoil the model."""
+    """Limits that a step is held to before the optimizer acts on it."""
 
     on_non_finite: OnFault = Field(
         default="stop", description="Of a loss or gradient that is no finite number: stop, or skip the step."

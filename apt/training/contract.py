@@ -55,6 +55,7 @@ class Resources:
     :param shared_vocab: ids below it mean the same to teacher and model; ``None`` when the vocabularies are equal.
     :param tokenizer: the model's; needed where text is read or rewarded.
     :param model: the model that is trained; a loss with parameters of its own takes their shapes from it.
+    :param rows_digest: of the rows that are trained on, as :meth:`RowSource.digest` tells it.
     :param registry: what the components inside a component's options are looked up in; the core's when ``None``.
     """
 
@@ -62,6 +63,7 @@ class Resources:
     shared_vocab: int | None = None
     tokenizer: Any = None
     model: Any = None
+    rows_digest: str | None = None
     registry: "Registry | None" = None
 
 

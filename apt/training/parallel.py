@@ -11,6 +11,16 @@ from apt.training.forward import base_of
 _Result = TypeVar("_Result")
 
 
+def processes() -> Any:
+    """Return accelerate's view of the processes that train together, in a group of them if ``torchrun`` made one.
+
+    Whoever asks first decides on the backend: without being told of the CPU, accelerate makes no group there.
+    """
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def refuse_sharding(sharding: str) -> None:
     """Refuse to shard where accelerate would train without sharding and not say so.
 
@@ -63,10 +73,9 @@ def sharding_arguments(sharding: str, model: Any) -> dict[str, Any]:
 
 def on_first(action: Callable[[], _Result]) -> _Result:
     """Do something on the first process only; every process gets its result, or raises its error."""
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    state = PartialState()
+    state = processes()
     held: list[Any] = [None, None]
     if state.is_main_process:
         try:

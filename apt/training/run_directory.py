@@ -16,6 +16,9 @@ RUN_NAME: Final = "run.json"
 RECORD_NAME: Final = "run_record.json"
 CONFIG_NAME: Final = "config.resolved.yaml"
 
+#: How ``torch.save`` says that it could not write; it does not tell why.
+_TORCH_WRITER: Final = ("PytorchStreamWriter", "inline_container", "iostream error")
+
 
 def alone_in(run_dir: Path) -> AbstractContextManager[None]:
     """Keep a second run out of a run directory.
@@ -70,7 +73,7 @@ def told_when_full(run_dir: Path) -> Iterator[None]:
         refusal = system_error(error)
         if refusal is not None and refusal.errno in WRITE_REFUSALS:
             reason = refusal.strerror
-        elif "PytorchStreamWriter failed writing" in str(error):  # torch.save does not tell why
+        elif any(sign in str(error) for sign in _TORCH_WRITER):
             reason = "the file system is full, or the file too large for it"
         else:
             raise

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
@@ -29,7 +28,7 @@ from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
-from apt.training.parallel import on_first, refuse_sharding, sharding_arguments
+from apt.training.parallel import on_first, processes, refuse_sharding, sharding_arguments
 from apt.training.precision import autocast_dtype
 from apt.training.record import run_record
 from apt.training.result import TrainResult, curve_of
@@ -90,6 +89,7 @@ def run(
     refuse_sharding(section.sharding)
     check_tracking(config.tracking)
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
+    resources = replace(resources, rows_digest=data.digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
     training, evaluation = _split(section, data, evaluation)
@@ -97,8 +97,8 @@ def run(
     with ExitStack() as stack:
         _occupy(stack, run_dir)
         stack.enter_context(told_when_full(run_dir))
-        processes = PartialState().num_processes
-        on_first(lambda: claim(run_dir, config, identity, may_change, processes=processes))
+        together = processes().num_processes
+        on_first(lambda: claim(run_dir, config, identity, may_change, processes=together))
         start = _start_of(run_dir, section)
         stack.enter_context(quiet_transformers())
         dtype = autocast_dtype(section.precision, device())
@@ -162,7 +162,7 @@ def _track(
     stack: ExitStack, config: TrainConfig, run_dir: Path, record: dict[str, Any], name: str, start: _Start
 ) -> list[TrainerCallback]:
     """Write the run's record down and start its trackers; one process does it for all."""
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return []
     write_record(run_dir, record)
     history, done = start.history, start.done_steps
@@ -219,7 +219,7 @@ def device() -> torch.device:
     """Where training runs: this process's GPU where there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    found: torch.device = PartialState().device
+    found: torch.device = processes().device
     return found
 
 
@@ -279,7 +279,7 @@ def _factor(step: int, *, schedule: Callable[..., float], total: int, options: A
 
 
 def _loader(section: TrainSection, data: RowSource | RowStream, resources: Resources, steps: int) -> BatchLoader:
-    state = PartialState()
+    state = processes()
     sampler = None
     if not is_stream(data):
         make = component_of("sampler", section.sampler, resources.registry).load()

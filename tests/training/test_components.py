@@ -9,7 +9,7 @@ import torch
 from training_helpers import small_model, small_rows
 
 from apt.console.errors import UsageError
-from apt.training import schedulers
+from apt.training import attention, schedulers
 from apt.training.attention import NAME, fast_attention, short_window_attention
 from apt.training.data.rows import set_aside
 from apt.training.optimizers import adamw, muon
@@ -115,3 +115,70 @@ def test_fast_attention_leaves_other_families_alone() -> None:
     model.config.model_type = "gemma2"
     with fast_attention([model], rows, torch.bfloat16):
         assert model.config._attn_implementation != NAME
+
+
+class UnknownLengths:
+    """Rows whose length is not told."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "window":
+            raise AttributeError(name)
+        return getattr(self._rows, name)
+
+
+def test_rows_of_unknown_length_are_judged_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import sdpa_attention
+
+    model, rows = small_model(), small_rows()
+    asked: list[int] = []
+    original = sdpa_attention.sdpa_attention_forward
+
+    def attend(module: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(query.shape[2])
+        return original(module, query, *arguments, **options)
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", attend)
+    monkeypatch.setattr(attention, "LONGEST", 12)
+    with torch.no_grad():
+        plain = model(input_ids=rows.ids).logits
+        with fast_attention([model], UnknownLengths(rows), torch.bfloat16):
+            assert model.config._attn_implementation == NAME
+            short, long = (model(input_ids=rows.ids[:, :n]).logits for n in (12, 16))
+    assert set(asked) == {16}
+    assert torch.allclose(plain, long, atol=1e-5) and torch.allclose(plain[:, :12], short, atol=1e-5)
+    with fast_attention([model], rows, torch.bfloat16):  # known, and too long
+        assert model.config._attn_implementation != NAME
+
+
+@pytest.mark.parametrize("longest", [8, 512])
+def test_packed_documents_do_not_see_one_another(monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+    model, rows = small_model(), small_rows()
+    monkeypatch.setattr(attention, "LONGEST", longest)
+    packed = torch.cat([rows.ids[0, :7], rows.ids[1, :9]])[None]
+    positions = torch.cat([torch.arange(7), torch.arange(9)])[None]
+    with torch.no_grad(), fast_attention([model], UnknownLengths(rows), torch.bfloat16):
+        together = model(input_ids=packed, position_ids=positions, use_cache=False).logits[0]
+        first, second = (model(input_ids=rows.ids[i : i + 1, :n]).logits[0] for i, n in ((0, 7), (1, 9)))
+    assert torch.allclose(together[:7], first, atol=1e-5)
+    assert torch.allclose(together[7:], second, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of peft 0.21 with transformers 5.23
+def test_a_model_with_adapters_is_lent_it_too() -> None:
+    peft = pytest.importorskip("peft")
+    model, rows = small_model(), small_rows()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], r=2))
+    own = model.config._attn_implementation
+    with torch.no_grad():
+        plain = adapted(input_ids=rows.ids).logits
+        with fast_attention([adapted], rows, torch.bfloat16):
+            assert model.config._attn_implementation == NAME
+            fast = adapted(input_ids=rows.ids).logits
+    assert model.config._attn_implementation == own
+    assert torch.allclose(plain, fast, atol=1e-5)

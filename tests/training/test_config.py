@@ -14,7 +14,7 @@ from apt.training.sections import Section
 def test_defaults_are_filled_in_and_resolved_configs_parse_to_themselves() -> None:
     config = parse_config({"train": {"steps": 5}})
     resolved = config.resolved()
-    assert resolved["train"]["loss"] == {"name": "ce", "label_smoothing": 0.0}
+    assert resolved["train"]["loss"] == {"name": "ce", "label_smoothing": 0.0, "z_loss": 0.0}
     assert resolved["train"]["scheduler"]["name"] == "cosine"
     assert parse_config(resolved) == config
     assert parse_config(resolved).digest() == config.digest() != parse_config({"train": {"steps": 6}}).digest()

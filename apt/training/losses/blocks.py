@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apt.training.losses.divergences import DIVERGENCES, forward_kl
+from apt.training.losses.divergences import DIVERGENCES
+from apt.training.losses.sparse import over_buckets, over_sample
 from apt.training.losses.terms import Terms
 from apt.training.teachers.contract import SparseTargets
 
@@ -43,12 +44,12 @@ class Blocks:
     def own(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss per row without a teacher, and sums ``[rows, 5]``; ``logits`` become the gradient."""
         found = self._softmax("q", logits)
-        nll = found.log_normaliser[:, 0] - logits.gather(1, targets[:, None])[:, 0]
+        nll = _nll(found, logits, targets)
         sums = logits.new_zeros(len(logits), N_SUMS)
         sums[:, 0] = nll
         rows, factor, spread = self._own_rows(logits, nll, found)
         torch.mul(found.probabilities, factor[:, None], out=logits)
-        self._finish_own(logits, targets, nll, spread, 1.0)
+        self._finish_own(logits, targets, spread, 1.0)
         return rows, sums
 
     def dense(self, logits: Tensor, theirs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,31 +57,22 @@ class Blocks:
 
         :param theirs: the teacher's logits ``[rows, its vocabulary]``.
         """
-        terms, shared = self._terms, self._terms.shared_vocab
+        terms = self._terms
         own = self._softmax("q", logits)
-        nll = own.log_normaliser[:, 0] - logits.gather(1, targets[:, None])[:, 0]
+        nll = _nll(own, logits, targets)
         own_rows, factor, spread = self._own_rows(logits, nll, own)
         sums = logits.new_zeros(len(logits), N_SUMS)
         sums[:, 0], sums[:, 4] = nll, 1.0
-        whole = shared is None or shared == logits.shape[1] == theirs.shape[1]
-        ours = logits if whole else self._copied("ours", logits[:, :shared])
-        theirs = theirs if whole else self._copied("theirs", theirs[:, :shared])
-        both = own if whole else self._softmax("q_shared", ours)
+        ours, both = self._shared(logits, own)
+        if theirs.shape[1] != ours.shape[1]:
+            theirs = self._copied("theirs", theirs[:, : ours.shape[1]])
         best = theirs.argmax(-1, keepdim=True)
         sums[:, 3] = ours.gather(1, best)[:, 0] >= both.largest_logit[:, 0]
         rows, slope = self._diverge(ours, theirs, both, sums)
-        scale = terms.alpha * terms.temperature
-        if whole:
-            torch.mul(slope, scale, out=logits)
-        else:
-            logits.zero_()
-            logits[:, :shared].add_(slope, alpha=scale)
+        torch.mul(slope, terms.alpha * terms.temperature, out=logits[:, : slope.shape[1]])
+        logits[:, slope.shape[1] :] = 0.0
         loss = terms.alpha * terms.temperature**2 * rows
-        if terms.alpha < 1.0:
-            logits.addcmul_(own.probabilities, factor[:, None], value=1.0 - terms.alpha)
-            self._finish_own(logits, targets, nll, spread, 1.0 - terms.alpha)
-            loss = loss + (1.0 - terms.alpha) * own_rows
-        return loss, sums
+        return self._with_own(loss, own_rows, logits, targets, own, factor, spread), sums
 
     def _diverge(self, ours: Tensor, theirs: Tensor, both: Softmax, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Divergence per row and its slope; overwrites its logits."""
@@ -109,23 +101,52 @@ class Blocks:
         """Loss per row against a distribution that is known at some ids, and sums; ``logits`` become the gradient."""
         terms = self._terms
         own = self._softmax("q", logits)
-        nll = own.log_normaliser[:, 0] - logits.gather(1, targets[:, None])[:, 0]
+        nll = _nll(own, logits, targets)
         own_rows, factor, spread = self._own_rows(logits, nll, own)
         sums = logits.new_zeros(len(logits), N_SUMS)
         sums[:, 0] = nll
-        log_q = logits.gather(1, known.ids).sub_(own.log_normaliser)
-        best = known.ids.gather(1, known.log_probs.argmax(-1, keepdim=True))
-        sums[:, 3] = logits.gather(1, best)[:, 0] >= own.largest_logit[:, 0]
-        whole = (_sampled if known.kind == "sampled" else _buckets)(own.probabilities, log_q, known, terms, sums)
-        rows, share, slope = whole
-        torch.mul(own.probabilities, (terms.alpha * share)[:, None], out=logits)
-        logits.scatter_add_(1, known.ids, terms.alpha * slope)
-        loss = terms.alpha * rows
-        if terms.alpha < 1.0:
-            logits.addcmul_(own.probabilities, factor[:, None], value=1.0 - terms.alpha)
-            self._finish_own(logits, targets, nll, spread, 1.0 - terms.alpha)
-            loss = loss + (1.0 - terms.alpha) * own_rows
-        return loss, sums
+        ours, both = self._shared(logits, own)
+        log_q = ours.gather(1, known.ids)
+        best = known.log_probs.argmax(-1, keepdim=True)
+        sums[:, 3] = log_q.gather(1, best)[:, 0] >= both.largest_logit[:, 0]
+        log_q.sub_(both.log_normaliser)
+        sums[:, 4] = known.weights.sum(-1)
+        # The student's logits are not read again: their place is where the gradient is made.
+        gradient = logits[:, : ours.shape[1]]
+        if known.kind == "sampled":
+            rows = plain = over_sample(both.probabilities, log_q, known, gradient)
+        else:
+            rows, plain = over_buckets(both.probabilities, log_q, known, terms.divergence, gradient)
+        sums[:, 1], sums[:, 2] = rows, plain
+        gradient.mul_(terms.alpha)
+        logits[:, ours.shape[1] :] = 0.0
+        return self._with_own(terms.alpha * rows, own_rows, logits, targets, own, factor, spread), sums
+
+    def _shared(self, logits: Tensor, own: Softmax) -> tuple[Tensor, Softmax]:
+        """The logits of the ids that are compared, and their distribution."""
+        shared = self._terms.shared_vocab
+        if shared is None or shared == logits.shape[1]:
+            return logits, own
+        ours = self._copied("ours", logits[:, :shared])
+        return ours, self._softmax("q_shared", ours)
+
+    def _with_own(
+        self,
+        loss: Tensor,
+        own_rows: Tensor,
+        gradient: Tensor,
+        targets: Tensor,
+        own: Softmax,
+        factor: Tensor,
+        spread: Tensor,
+    ) -> Tensor:
+        """Add the label's loss, by its share, to a loss per row and to its gradient."""
+        share = 1.0 - self._terms.alpha
+        if share == 0.0:
+            return loss
+        gradient.addcmul_(own.probabilities, factor[:, None], value=share)
+        self._finish_own(gradient, targets, spread, share)
+        return loss + share * own_rows
 
     def _own_rows(self, logits: Tensor, nll: Tensor, found: Softmax) -> tuple[Tensor, Tensor, Tensor]:
         """Own loss per row, the factor of ``q`` in its gradient, and the factor of the label's one-hot vector."""
@@ -135,9 +156,9 @@ class Blocks:
             mean = logits.mean(-1) - found.log_normaliser[:, 0]
             rows = (1.0 - terms.label_smoothing) * nll - terms.label_smoothing * mean
         elif terms.focal_gamma:
-            likely = (-nll).exp()
-            other = (1.0 - likely).clamp_min_(torch.finfo(nll.dtype).tiny)
-            gamma = terms.focal_gamma
+            gamma, likely = terms.focal_gamma, (-nll).exp()
+            # Of a label that is certain, 1 - p keeps its digits this way only; a power below 0 of it must stay finite.
+            other = torch.expm1(-nll).neg_().clamp_min_(torch.finfo(nll.dtype).tiny)
             rows = other**gamma * nll
             factor = other**gamma + gamma * likely * other ** (gamma - 1.0) * nll
         onehot = factor
@@ -147,7 +168,7 @@ class Blocks:
             factor = factor + 2.0 * terms.z_loss * normaliser
         return rows, factor, onehot
 
-    def _finish_own(self, gradient: Tensor, targets: Tensor, nll: Tensor, onehot: Tensor, share: float) -> None:
+    def _finish_own(self, gradient: Tensor, targets: Tensor, onehot: Tensor, share: float) -> None:
         """Take the labels from a gradient that holds ``share * factor * q``."""
         smoothing = self._terms.label_smoothing
         gradient.scatter_add_(1, targets[:, None], (-(1.0 - smoothing) * share * onehot)[:, None])
@@ -172,39 +193,9 @@ class Blocks:
         return held[: len(like)]
 
 
-def _buckets(
-    q: Tensor, log_q: Tensor, known: SparseTargets, terms: Terms, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Divergence over the known ids and one bucket of all others.
-
-    :returns: rows; the factor of ``q`` in the gradient of every id; what is added at the known ids.
-    """
-    tiny = torch.finfo(q.dtype).tiny
-    q_known = q.gather(1, known.ids)
-    mass = known.weights.sum(-1, keepdim=True)
-    sums[:, 4] = mass[:, 0]
-    # 1 - sum(q) would lose its digits where nearly all mass is known.
-    rest = (q.scatter(1, known.ids, 0.0).sum(-1, keepdim=True)).clamp_min_(tiny)
-    p = torch.cat([known.weights, (1.0 - mass).clamp_min_(tiny)], -1)
-    q = torch.cat([q_known, rest], -1)
-    log_p = torch.cat([known.log_probs, p[:, -1:].log()], -1)
-    log_q = torch.cat([log_q, rest.log()], -1)
-    sums[:, 2] = forward_kl(log_p.clone(), log_q.clone(), p, q)[0]
-    rows, slope = DIVERGENCES[terms.divergence](log_p, log_q, p, q)
-    sums[:, 1] = rows
-    share = slope[:, -1] / rest[:, 0]
-    return rows, share, slope[:, :-1] - share[:, None] * q_known
-
-
-def _sampled(
-    q: Tensor, log_q: Tensor, known: SparseTargets, terms: Terms, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Unbiased estimate of the forward KL and its gradient from drawn ids."""
-    rows = (known.weights * (known.log_probs - log_q)).sum(-1)
-    sums[:, 1] = sums[:, 2] = rows
-    share = known.weights.sum(-1)
-    sums[:, 4] = share
-    return rows, share, -known.weights
+def _nll(found: Softmax, logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each row's label; rounding never takes it below zero."""
+    return (found.log_normaliser - logits.gather(1, targets[:, None]))[:, 0].clamp_min_(0.0)
 
 
 def rows_of(elements: int, vocabulary: int) -> int:

@@ -20,18 +20,24 @@ class CrossEntropyOptions(Section):
     label_smoothing: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="Share of the target that is spread evenly over the vocabulary."
     )
+    z_loss: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of the squared log-normaliser of the logits, which keeps them from drifting (PaLM, "
+        "arXiv 2204.02311, uses 0.0001).",
+    )
 
 
 class CrossEntropy:
-    """Mean negative log-likelihood of the next token, optionally against smoothed labels."""
+    """Mean negative log-likelihood of the next token, optionally against smoothed labels and with a z-loss."""
 
     needs: frozenset[str] = frozenset()
 
     def __init__(self, options: CrossEntropyOptions, resources: Resources) -> None:
-        self._terms = Terms(label_smoothing=options.label_smoothing)
+        self._terms = Terms(label_smoothing=options.label_smoothing, z_loss=options.z_loss)
 
     def __call__(self, model: Any, batch: Batch, *, rng: torch.Generator, step: int) -> LossOut:
-        """Return the summed cross-entropy; metric ``loss/ce`` is without smoothing."""
+        """Return the summed cross-entropy; metric ``loss/ce`` is without smoothing and z-loss."""
         hidden = last_hidden(model, batch)
         loss, sums = linear_loss(hidden, Head.of(model), targets_of(batch), self._terms, weights=token_weights(batch))
         weight = weight_of(batch)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from apt.console.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -25,6 +27,22 @@ class Terms:
     shared_vocab: int | None = None
     focal_gamma: float = 0.0
     z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.focal_gamma and self.label_smoothing:
+            raise ValueError("the focal loss is of the label alone, without smoothing")
+
+    def refuse_unknowable(self, kind: str) -> None:
+        """Refuse what cannot be computed from a distribution that is known at some ids only.
+
+        :param kind: of :class:`apt.training.teachers.contract.SparseTargets`.
+        :raises UsageError: for a temperature, because the mass outside of the known ids at another temperature is
+            unknown; for a divergence from a sample, because only the forward KL is linear in what is sampled.
+        """
+        if self.temperature != 1.0:
+            raise UsageError("a distribution that is known at some ids only is compared at temperature 1")
+        if kind == "sampled" and self.divergence != "forward_kl":
+            raise UsageError(f"an unbiased sample estimates forward_kl, not {self.divergence}")
 
 
 @dataclass(slots=True)

@@ -1,16 +1,21 @@
 """Muon for the matrices of the layers, AdamW for everything else.
 
 Muon (K. Jordan, 2024, kellerjordan.github.io/posts/muon) orthogonalises the momentum of a matrix before it steps.
-Embeddings, heads, norms and biases are not such matrices and stay with AdamW.
+Embeddings, heads, norms and biases are not such matrices and stay with AdamW; so do the factors of adapters, whose
+product is the matrix that changes and not they, and the parameters of a loss.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
 
 from apt.training.sections import Section
+
+#: How the names of a loss's own parameters begin, and what the names of an adapter's factors have in them.
+_OF_LOSS: Final = "loss."
+_OF_ADAPTER: Final = "lora_"
 
 
 class MuonOptions(Section):
@@ -20,7 +25,9 @@ class MuonOptions(Section):
     lr: float = Field(default=0.02, gt=0.0, description="Peak learning rate of the layers' matrices.")
     adamw_lr: float = Field(default=1e-3, gt=0.0, description="Peak learning rate of all else.")
     momentum: float = Field(default=0.95, ge=0.0, lt=1.0, description="Momentum of the layers' matrices.")
-    weight_decay: float = Field(default=0.0, ge=0.0, description="Decoupled decay of matrices; vectors have none.")
+    weight_decay: float = Field(
+        default=0.0, ge=0.0, description="Decoupled decay of the layers' matrices; all else has none."
+    )
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0, description="Decay of AdamW's mean of the gradients.")
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0, description="Decay of AdamW's mean of their squares.")
 
@@ -57,7 +64,9 @@ class Together(torch.optim.Optimizer):
 
 def is_layer_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
     """Whether a parameter is a matrix inside a numbered layer (``model.layers.3.mlp.up_proj.weight``)."""
-    return parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
+    parts = name.split(".")
+    foreign = name.startswith(_OF_LOSS) or any(part.startswith(_OF_ADAPTER) for part in parts)
+    return parameter.ndim == 2 and not foreign and any(part.isdigit() for part in parts)
 
 
 def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: MuonOptions) -> torch.optim.Optimizer:

@@ -25,11 +25,10 @@ class DenseTargets:
 class SparseTargets:
     """A distribution at temperature 1, known at some ids only.
 
-    :param ids: int64 ``[counted tokens, k]``; ids repeat in no row.
+    :param ids: int64 ``[counted tokens, k]``; of ``top_k``, no id comes twice in a row.
     :param weights: fp32 ``[counted tokens, k]``. ``top_k``: the probabilities of the ``k`` likeliest ids; the rest of
-        the mass lies on all other ids together. ``sampled``: how often each id was drawn, divided by the number of
-        draws: an unbiased estimate of the whole distribution (Sparse Logit Sampling, ACL 2025, section 3), which may
-        hold ids with weight 0.
+        the mass lies on all other ids together. ``sampled``: one over the number of draws for each draw: an unbiased
+        estimate of the whole distribution (Sparse Logit Sampling, ACL 2025, section 3).
     :param log_probs: fp32 ``[counted tokens, k]``: the teacher's log-probabilities of the ids.
     """
 

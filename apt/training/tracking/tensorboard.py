@@ -21,6 +21,7 @@ class TensorBoard:
 
         make: Any = SummaryWriter
         self._writer = make(log_dir=str(run_dir / FOLDER), purge_step=done_steps + 1 if done_steps else None)
+        self._steps: dict[str, int] = {}
         if not done_steps:
             shown = json.dumps(record, indent=2, ensure_ascii=False).replace("\n", "\n    ")
             self._writer.add_text("run_record", f"    {shown}", 0)
@@ -28,7 +29,9 @@ class TensorBoard:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Write scalars, and bring them to the file: a run that is killed has them."""
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+            if self._steps.get(name) != step:  # an evaluation repeats some figures of its step
+                self._writer.add_scalar(name, value, step)
+                self._steps[name] = step
         self._writer.flush()
 
     def close(self, *, failed: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from training_helpers import small_config, small_model, small_rows
+from training_helpers import VOCAB, small_config, small_model, small_rows
 from transformers import TrainerCallback
 
 from apt.document import DocumentError
@@ -23,6 +23,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "feature": {"strategy": "feature", "alpha": 0.5, "feature": {"attention_weight": 0.5}},
     "relation": {"strategy": "relation", "alpha": 0.5, "relation": {"kind": "angle"}},
     "mixed": {"strategy": "mixed", "alpha": 0.9, "feature": {}, "relation": {}, "temperature": 2.0},
+    "top_k": {"targets": "top_k", "k": 8, "alpha": 0.8},
+    "sampled": {"targets": "sampled", "k": 8, "alpha": 0.8, "token_weight": "teacher_confidence"},
     "on_policy": {
         "on_policy": {"share": 0.5, "prompt_tokens": 4, "rollout": {"name": "sample", "max_new_tokens": 8}},
     },
@@ -32,6 +34,8 @@ METRICS = {
     "feature": {"loss/ce", "loss/feature", "loss/attention"},
     "relation": {"loss/ce", "loss/relation"},
     "mixed": {"loss/ce", "loss/distill", "kd/kl_token", "kd/top1_agree", "loss/feature", "loss/relation"},
+    "top_k": {"loss/ce", "loss/distill", "kd/kl_token", "kd/top1_agree", "kd/teacher_mass"},
+    "sampled": {"loss/ce", "loss/distill", "kd/kl_token", "kd/top1_agree", "kd/teacher_mass"},
     "on_policy": {
         "loss/ce", "loss/distill", "kd/kl_token", "kd/top1_agree", "rollout/len_mean", "rollout/clip_frac",
     },
@@ -59,6 +63,20 @@ def test_each_strategy_trains_and_tells_its_own_figures(tmp_path: Path, name: st
     assert not any("projection" in n for n, _ in student.named_parameters())
     if name == "on_policy":
         assert 1 <= result.metrics["rollout/len_mean"] <= 8 and 0 <= result.metrics["rollout/clip_frac"] <= 1
+
+
+def test_all_ids_as_the_likeliest_ones_are_the_whole_distribution() -> None:
+    student, teacher, rows = small_model(), teacher_of(), small_rows(4)
+    batch = {"input_ids": rows.ids, "labels": rows.labels}
+    sums = []
+    for options in (DistillLossOptions(), DistillLossOptions(targets="top_k", k=VOCAB)):
+        loss: Any = build_loss(options, resources=Resources(teacher=teacher, model=student))
+        out = loss(student, batch, rng=torch.Generator(), step=0)
+        sums.append(out.loss_sum)
+    gradients = [torch.autograd.grad(s, list(student.parameters())) for s in sums]
+    assert float(sums[1].detach()) == pytest.approx(float(sums[0].detach()), rel=1e-3)
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -5,34 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from losses_reference import naive_loss
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import log_softmax
 
 from apt.training.losses import linear
-from apt.training.losses.divergences import DIVERGENCES, SKEW
+from apt.training.losses.divergences import DIVERGENCES
 from apt.training.losses.head import Head
 from apt.training.losses.linear import linear_loss
 from apt.training.losses.terms import Terms
 from apt.training.teachers.contract import DenseTargets
 
 NAMES = sorted(DIVERGENCES)
-
-
-def naive_divergence(name: str, p: Tensor, q: Tensor) -> Tensor:
-    """The definitions, on probabilities ``[tokens, vocabulary]``; the sum over tokens."""
-
-    def kl(a: Tensor, b: Tensor) -> Tensor:
-        return (a * (a.log() - b.log())).sum()
-
-    if name == "forward_kl":
-        return kl(p, q)
-    if name == "reverse_kl":
-        return kl(q, p)
-    if name == "jsd":
-        return 0.5 * kl(p, 0.5 * (p + q)) + 0.5 * kl(q, 0.5 * (p + q))
-    if name == "skew_kl":
-        return kl(p, SKEW * p + (1 - SKEW) * q)
-    return 0.5 * (p - q).abs().sum()
 
 
 def reference(parts: dict[str, Any], terms: Terms) -> tuple[Tensor, list[Tensor]]:
@@ -45,17 +29,10 @@ def reference(parts: dict[str, Any], terms: Terms) -> tuple[Tensor, list[Tensor]
         return raw if cap is None else torch.tanh(raw / cap) * cap
 
     ours = logits_of(hidden, weight, bias, parts["softcap"])
-    loss = torch.zeros((), dtype=torch.float64)
-    if terms.alpha < 1:
-        loss = loss + (1 - terms.alpha) * cross_entropy(
-            ours, parts["targets"], reduction="sum", label_smoothing=terms.label_smoothing
-        )
+    theirs = None
     if terms.alpha > 0:
         theirs = logits_of(parts["teacher_hidden"].double(), parts["teacher_weight"].double(), None, None)
-        shared = terms.shared_vocab
-        p = (theirs[:, :shared] / terms.temperature).softmax(-1)
-        q = (ours[:, :shared] / terms.temperature).softmax(-1)
-        loss = loss + terms.alpha * terms.temperature**2 * naive_divergence(terms.divergence, p, q)
+    loss = naive_loss(ours, theirs, parts["targets"], terms, weights=parts.get("weights"))
     loss.backward()
     leaves = [hidden, weight] + ([bias] if bias is not None else [])
     return loss.detach(), [leaf.grad for leaf in leaves]
@@ -88,7 +65,7 @@ def make_parts(
 def ours(parts: dict[str, Any], terms: Terms) -> tuple[Tensor, list[Tensor]]:
     head = Head(parts["weight"], parts["bias"], parts["softcap"])
     teacher = DenseTargets(parts["teacher_hidden"], Head(parts["teacher_weight"])) if terms.alpha else None
-    loss, _ = linear_loss(parts["hidden"], head, parts["targets"], terms, teacher)
+    loss, _ = linear_loss(parts["hidden"], head, parts["targets"], terms, teacher, weights=parts.get("weights"))
     loss.backward()
     leaves = [parts["hidden"], parts["weight"]] + ([parts["bias"]] if parts["bias"] is not None else [])
     return loss.detach(), [leaf.grad for leaf in leaves]
@@ -115,8 +92,17 @@ def test_divergences_equal_float64(name: str, alpha: float, temperature: float) 
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_equals_float64(smoothing: float) -> None:
-    assert_equal_to_reference(make_parts(), Terms(label_smoothing=smoothing))
+@pytest.mark.parametrize("z_loss", [0.0, 1e-3])
+def test_cross_entropy_equals_float64(smoothing: float, z_loss: float) -> None:
+    assert_equal_to_reference(make_parts(), Terms(label_smoothing=smoothing, z_loss=z_loss))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_weights_of_tokens_may_be_zero_or_negative(alpha: float) -> None:
+    parts = make_parts()
+    parts["weights"] = torch.linspace(-1.0, 2.0, 300)
+    parts["weights"][7:40] = 0.0
+    assert_equal_to_reference(parts, Terms(alpha=alpha, divergence="jsd", label_smoothing=0.1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,6 +159,20 @@ def test_sums_are_those_of_the_definitions() -> None:
     assert float(sums.cross_entropy) == pytest.approx(-float(log_q.gather(1, parts["targets"][:, None]).sum()))
     assert float(sums.forward_kl) == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum()), rel=1e-5)
     assert int(sums.agreeing) == int((log_p.argmax(-1) == log_q.argmax(-1)).sum())
+
+
+def test_gradients_are_given_once() -> None:
+    parts = make_parts()
+    loss, _ = linear_loss(parts["hidden"], Head(parts["weight"]), parts["targets"], Terms())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="taken once"):
+        loss.backward()
+
+
+def test_a_divergence_needs_a_teacher() -> None:
+    parts = make_parts()
+    with pytest.raises(ValueError, match="no teacher"):
+        linear_loss(parts["hidden"], Head(parts["weight"]), parts["targets"], Terms(alpha=0.5))
 
 
 def test_no_gradient_is_formed_without_grad_mode() -> None:

@@ -1,11 +1,13 @@
 """What a student is taught with: the rows, the teacher in memory or its cache, and the rows that are measured on."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from apt.evaluation.texts import Rows
+from apt.plugins.optional.distillation.caching import fill_cache
 from apt.plugins.optional.distillation.options import DistillOptions
 from apt.plugins.optional.distillation.pairs import Pair
 from apt.plugins.optional.distillation.texts import load_heldout, load_texts, text_of
@@ -37,23 +39,30 @@ class Lesson:
         return self.rows.digest()
 
 
-def prepare(options: DistillOptions, config: TrainConfig, pair: Pair, registry: Registry | None) -> Lesson:
+def prepare(
+    options: DistillOptions, config: TrainConfig, pair: Pair, student: Any, registry: Registry | None
+) -> Lesson:
     """Load or sample the rows, and load the teacher where it teaches itself.
 
+    :param student: in memory; what data components know as the model.
     :raises BadInputError: when a text is too short to be split.
     """
     tokenizer = pair.student.tokenizer()
-    resources = Resources(shared_vocab=pair.shared_vocab, tokenizer=tokenizer, registry=registry)
+    resources = Resources(shared_vocab=pair.shared_vocab, tokenizer=tokenizer, model=student, registry=registry)
     teaches = any(kind == "teacher" and section.name == "memory" for kind, section in sections_of(config))
     samples = "self" in (options.heldout, text_of(options, pair.teacher) if config.data is None else None)
-    teacher: Any = None
-    if teaches or samples:
-        teacher = pair.teacher.load(dtype=_teacher_dtype(config), device=str(device()))
-        teacher.requires_grad_(False)
-    rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher)
+
+    @functools.cache
+    def teacher() -> Any:
+        model: Any = pair.teacher.load(dtype=_teacher_dtype(config), device=str(device()))
+        return model.requires_grad_(False)
+
+    rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher() if samples else None)
+    if options.cache is not None:
+        fill_cache(options.cache, rows, pair, teacher)
     return Lesson(
         rows, evaluation, heldout, source,
-        Resources(teacher=teacher if teaches else None, shared_vocab=pair.shared_vocab, tokenizer=tokenizer),
+        Resources(teacher=teacher() if teaches else None, shared_vocab=pair.shared_vocab, tokenizer=tokenizer),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console import output
 from apt.console.errors import UsageError
 from apt.plugins.host import current
+from apt.plugins.optional.distillation.caching import check_cache
 from apt.plugins.optional.distillation.lessons import Lesson, prepare
 from apt.plugins.optional.distillation.measure import measure
 from apt.plugins.optional.distillation.options import DEFAULT_STEPS, DistillOptions
@@ -35,7 +36,7 @@ def plan(options: DistillOptions) -> DistillPlan:
     """
     pair = open_pair(options)
     config = options.training(steps=options.steps or DEFAULT_STEPS, registry=current().registry())
-    _check_rows(options, config)
+    _check_config(options, config)
     return DistillPlan(
         teacher=str(pair.teacher.path),
         student=pair.student_name,
@@ -58,11 +59,11 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
     registry = registry or current().registry()
     pair = open_pair(options)
     config = options.training(steps=options.steps or DEFAULT_STEPS, registry=registry)
-    _check_rows(options, config)
+    _check_config(options, config)
     run_dir = options.output.absolute().with_name(f".{options.output.absolute().name}.run")
     pair = with_student(pair, run_dir / "student")
-    lesson = prepare(options, config, pair, registry)
     student = pair.student.load(dtype=torch.float32)
+    lesson = prepare(options, config, pair, student, registry)
     steps = _steps(options, config, student, lesson, registry)
     config = options.training(steps=steps, registry=registry)
     identity = _identity(pair, lesson)
@@ -83,7 +84,10 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
     return result
 
 
-def _check_rows(options: DistillOptions, config: TrainConfig) -> None:
+def _check_config(options: DistillOptions, config: TrainConfig) -> None:
+    """Refuse what a config and the options beside it say differently."""
+    if options.cache is not None:
+        check_cache(options.cache, config)
     if config.data is not None and options.text is not None:
         raise UsageError("a text was given beside a config with a section data", hint="choose one")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from apt.plugins.optional.distillation.pairing import shared_vocabulary
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -24,7 +25,6 @@ from apt.plugins.optional.distillation.texts import load_texts, text_of
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
 from apt.training.data.rows import TokenRows
-from apt.training.pairing import shared_vocabulary
 
 Maker = Callable[..., Path]
 
@@ -306,7 +306,7 @@ class CountingUp:
     """A data component of the test's own: rows that count up."""
 
     def __init__(self, options: Any, resources: Any) -> None:
-        assert resources.tokenizer is not None
+        assert resources.tokenizer is not None and resources.model is not None
         ids = 2 + (torch.arange(20)[:, None] * 7 + torch.arange(12)) % 250
         self.rows = TokenRows(ids, ids.clone())
 
@@ -357,6 +357,48 @@ def test_a_config_with_a_fault_is_refused_with_its_line(pair: tuple[Path, Path],
     with pytest.raises(UsageError, match=r"run.yaml:\d+: train.loss.temprature: unknown key") as caught:
         plan(DistillOptions(**given))
     assert "did you mean 'temperature'" in str(caught.value.hint)
+
+
+def test_a_cache_is_captured_once_and_learned_from(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "logits"
+    first = distill(options(pair, tmp_path, rows_file, cache=cache))
+    assert first.config["train"]["loss"]["teacher"] == {"name": "cache", "path": str(cache)}
+    assert 0 < first.metrics["kd/teacher_mass"] <= 1.0
+    before = {p.name: p.read_bytes() for p in cache.iterdir()}
+    monkeypatch.setattr("apt.training.teachers.capture.capture", _interrupt)
+    second = distill(options(pair, tmp_path, rows_file, cache=cache, output=tmp_path / "again"))
+    assert {p.name: p.read_bytes() for p in cache.iterdir()} == before
+    one, two = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("out", "again"))
+    assert one == two and second.curve == first.curve
+    # The config beside the output names the cache, and runs again with it.
+    third = distill(
+        DistillOptions(
+            teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "third", text=str(rows_file), window=24,
+            config=tmp_path / "out" / "training.yaml", cache=cache,
+        )
+    )  # fmt: skip
+    assert third.curve == first.curve
+
+
+def test_a_cache_of_something_else_is_refused(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, new_llama: Maker
+) -> None:
+    cache = tmp_path / "logits"
+    distill(options(pair, tmp_path, rows_file, cache=cache, steps=1))
+    other = (new_llama(tmp_path / "other", seed=9), pair[1])
+    with pytest.raises(UnsupportedError, match="captured from another teacher than other"):
+        distill(options(other, tmp_path, rows_file, cache=cache, output=tmp_path / "b"))
+    with pytest.raises(UnsupportedError, match="another text"):
+        distill(options(pair, tmp_path, rows_file, cache=cache, output=tmp_path / "b", train_rows=20))
+    with pytest.raises(UsageError, match="does not learn from the cache"):
+        plan(
+            DistillOptions(
+                teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "b", cache=cache,
+                config=config_file(tmp_path),
+            )
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""A teacher that speaks once: its predictions for the rows, captured before the run and then read from disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apt.console.errors import UnsupportedError, UsageError
+from apt.plugins.optional.distillation.pairs import Pair
+from apt.training.components import sections_of
+from apt.training.config import TrainConfig
+from apt.training.contract import RowSource, RowStream
+from apt.training.data.files import fingerprint
+from apt.training.data.rows import is_stream
+from apt.training.teachers import capture as capturing
+from apt.training.teachers.manifest import Manifest
+
+
+def check_cache(directory: Path, config: TrainConfig) -> None:
+    """Refuse a cache that the run would not learn from.
+
+    :raises UsageError: saying what the config lacks.
+    """
+    paths = [str(getattr(s, "path", "")) for kind, s in sections_of(config) if (kind, s.name) == ("teacher", "cache")]
+    if str(directory) not in paths:
+        raise UsageError(
+            f"the config does not learn from the cache {directory}",
+            hint=f"train.loss.teacher: {{name: cache, path: {directory}}}",
+        )
+
+
+def fill_cache(directory: Path, rows: RowSource | RowStream, pair: Pair, load: Callable[[], Any]) -> None:
+    """Capture the teacher's predictions for the rows, unless the directory holds them already.
+
+    What an interruption left is gone on with.
+
+    :param load: returns the teacher; called when something is to be captured only.
+    :raises UsageError: for rows that have no numbers, or a directory that holds something else.
+    :raises UnsupportedError: for a cache of another teacher.
+    """
+    if is_stream(rows):
+        raise UsageError("a stream of rows has no end to be captured", hint="streaming: false, or no cache")
+    if capturing.is_captured(directory):
+        if Manifest.read(directory).plan.teacher != pair.teacher.digest():
+            raise UnsupportedError(
+                f"{directory} was captured from another teacher than {pair.teacher.name}",
+                hint="choose another directory",
+            )
+        return
+    capturing.capture(
+        load(), rows, directory, capturing.CaptureOptions(),
+        teacher=pair.teacher.digest(), tokenizer=fingerprint(pair.student.tokenizer()), shared_vocab=pair.shared_vocab,
+    )  # fmt: skip

@@ -1,0 +1,283 @@
+"""Writing down what a teacher says of a text, once.
+
+Rows go through the teacher in their order; the records of some thousand tokens make a shard, which is written aside and
+renamed. A capture that was interrupted goes on with the first shard that is not there and ends with the same bytes.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from apt.checkpoint.atomic import atomic_file
+from apt.console.errors import UsageError
+from apt.console.progress import progress
+from apt.console.table import Table
+from apt.training.contract import RowSource, counted
+from apt.training.data.rows import batch_of
+from apt.training.forward import last_hidden
+from apt.training.losses.head import Head
+from apt.training.teachers.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    OFFSETS_NAME,
+    PLAN_NAME,
+    Kind,
+    Manifest,
+    Plan,
+    Quality,
+    Shard,
+)
+from apt.training.teachers.packing import Encoding, Format
+
+#: Tokens of a shard, about; what an interruption costs at most.
+SHARD_TOKENS: Final = 16_384
+#: Logits at a time, in elements.
+_CHUNK_ELEMENTS: Final = 1 << 24
+
+
+class CaptureOptions(BaseModel):
+    """How a teacher's logits are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind = Field(default="top_k", description="The k likeliest ids, or k unbiased draws.")
+    k: int = Field(default=128, ge=1, le=4096, description="Ids or draws a token.")
+    encoding: Encoding = Field(default="packed", description="packed in few bytes, or plain int32 and float16.")
+    batch_rows: int = Field(default=8, ge=1, description="Rows that go through the teacher at a time.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the draws.")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureResult:
+    """A cache that was captured.
+
+    :param mass: mean probability of the kept ids.
+    :param kl_nats: mean KL divergence that the encoding costs, nats a token; 0 for what it keeps exactly.
+    """
+
+    path: Path
+    kind: str
+    k: int
+    encoding: str
+    rows: int
+    tokens: int
+    size_bytes: int
+    bytes_per_token: float
+    mass: float
+    kl_nats: float
+    worst_log_prob: float
+    seconds: float
+
+    def tables(self) -> list[Table]:
+        """Return the facts."""
+        rows = [
+            ["cache", str(self.path)],
+            ["kept", f"{self.kind}, k = {self.k}, {self.encoding}"],
+            ["tokens", f"{self.tokens:,} in {self.rows:,} rows"],
+            ["bytes a token", f"{self.bytes_per_token:.1f}"],
+            ["probability kept", f"{self.mass:.4f}"],
+            ["KL of the encoding", f"{self.kl_nats:.1e} nats a token"],
+        ]
+        return [Table("", ["logit cache", ""], rows)]
+
+
+def capture(
+    model: Any,
+    source: RowSource,
+    directory: Path,
+    options: CaptureOptions,
+    *,
+    teacher: str = "",
+    tokenizer: str = "",
+    shared_vocab: int | None = None,
+) -> CaptureResult:
+    """Write what ``model`` says of the counted tokens of ``source``.
+
+    :param teacher: the digest of the model's checkpoint; :param tokenizer: its fingerprint.
+    :param shared_vocab: only ids below it are kept, their probabilities renormalised; the whole vocabulary when absent.
+    :raises UsageError: when the directory holds another cache.
+    :raises CannotWriteError: when the disk is full; the same call goes on later.
+    """
+    begun = time.monotonic()
+    vocabulary = min(int(Head.of(model).weight.shape[0]), shared_vocab or 2**31)
+    offsets = _offsets(source)
+    plan = Plan(
+        format=FORMAT, kind=options.kind, k=_entries(options, vocabulary), encoding=options.encoding, seed=options.seed,
+        vocabulary=vocabulary, rows=len(source), tokens=int(offsets[-1]), teacher=teacher, tokenizer=tokenizer,
+        rows_digest=source.digest(),
+    )  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
+    _claim(directory, plan)
+    if not (directory / MANIFEST_NAME).exists():
+        _write(model, source, directory, plan, options, offsets)
+    manifest = Manifest.read(directory)
+    size = sum(p.stat().st_size for p in directory.iterdir() if p.is_file())
+    return CaptureResult(
+        path=directory, kind=plan.kind, k=plan.k, encoding=plan.encoding, rows=plan.rows, tokens=plan.tokens,
+        size_bytes=size, bytes_per_token=size / plan.tokens, mass=manifest.quality.mass,
+        kl_nats=manifest.quality.kl_nats, worst_log_prob=manifest.quality.worst_log_prob,
+        seconds=time.monotonic() - begun,
+    )  # fmt: skip
+
+
+def is_captured(directory: Path) -> bool:
+    """Whether a directory holds a whole cache."""
+    return (directory / MANIFEST_NAME).is_file()
+
+
+def _entries(options: CaptureOptions, vocabulary: int) -> int:
+    """Draws may exceed the vocabulary, ids cannot."""
+    return options.k if options.kind == "sampled" else min(options.k, vocabulary)
+
+
+def _offsets(source: RowSource) -> NDArray[np.int64]:
+    """Number of the first counted token of each row, and of the end."""
+    counts = (int(counted(source[i]["labels"][None]).sum()) for i in range(len(source)))
+    return np.fromiter(itertools.accumulate(counts, initial=0), np.int64)
+
+
+def _claim(directory: Path, plan: Plan) -> None:
+    """Write down what the directory is captured from, or refuse one of another capture."""
+    path = directory / PLAN_NAME
+    try:
+        held = Plan.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        if any(directory.iterdir()):
+            raise UsageError(f"{directory} holds other files", hint="choose an empty directory") from None
+        _write_json(path, plan)
+        return
+    except ValidationError:
+        raise UsageError(f"{path}: not what a capture wrote", hint="choose another directory") from None
+    changed = [name for name in Plan.model_fields if getattr(held, name) != getattr(plan, name)]
+    if changed:
+        raise UsageError(
+            f"{directory} holds a cache of another capture: {', '.join(changed)}", hint="choose another directory"
+        )
+
+
+def _write_json(path: Path, model: BaseModel) -> None:
+    with atomic_file(path, overwrite=True) as stream:
+        stream.write(model.model_dump_json(indent=2).encode())
+
+
+def _write(
+    model: Any, source: RowSource, directory: Path, plan: Plan, options: CaptureOptions, offsets: NDArray[np.int64]
+) -> None:
+    groups = list(_groups(offsets))
+    losses = []
+    with progress("capturing", plan.tokens, "tokens") as bar:
+        for number, rows in enumerate(groups):
+            path = directory / f"shard-{number:05}.bin"
+            tokens = int(offsets[rows.stop] - offsets[rows.start])
+            done = _loss_of(path, tokens * plan.layout.bytes_per_token)
+            if done is None:
+                done = _shard(model, source, path, plan, options, rows, number)
+            losses.append(done)
+            bar.advance(tokens)
+    data = io.BytesIO()
+    np.save(data, offsets)
+    with atomic_file(directory / OFFSETS_NAME, overwrite=True) as stream:
+        stream.write(data.getvalue())
+    whole = np.sum([[d["mass"], d["kl"]] for d in losses], 0) / plan.tokens
+    shards = [_described(directory / f"shard-{i:05}.bin", offsets, rows) for i, rows in enumerate(groups)]
+    quality = Quality(mass=whole[0], kl_nats=whole[1], worst_log_prob=max(d["worst"] for d in losses))
+    manifest = Manifest(
+        plan=plan, offsets_sha256=hashlib.sha256(data.getvalue()).hexdigest(), shards=shards, quality=quality
+    )
+    _write_json(directory / MANIFEST_NAME, manifest)
+
+
+def _groups(offsets: NDArray[np.int64]) -> Iterator[range]:
+    """Rows of each shard."""
+    begin = 0
+    for row in range(len(offsets) - 1):
+        if offsets[row + 1] - offsets[begin] >= SHARD_TOKENS or row == len(offsets) - 2:
+            yield range(begin, row + 1)
+            begin = row + 1
+
+
+def _described(path: Path, offsets: NDArray[np.int64], rows: range) -> Shard:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    first, end = int(offsets[rows.start]), int(offsets[rows.stop])
+    return Shard(name=path.name, first_token=first, tokens=end - first, sha256=digest)
+
+
+def _loss_of(path: Path, size: int) -> dict[str, float] | None:
+    """What a shard that is whole lost; it is whole when what it lost, written after it, is there."""
+    try:
+        held: dict[str, float] = json.loads(path.with_suffix(".json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return held if path.is_file() and path.stat().st_size == size else None
+
+
+def _shard(
+    model: Any, source: RowSource, path: Path, plan: Plan, options: CaptureOptions, rows: range, number: int
+) -> dict[str, float]:
+    rng = torch.Generator().manual_seed((plan.seed << 20) + number)
+    loss = {"mass": 0.0, "kl": 0.0, "worst": 0.0}
+    with atomic_file(path, overwrite=True) as stream:
+        for begin in range(rows.start, rows.stop, options.batch_rows):
+            numbers = range(begin, min(begin + options.batch_rows, rows.stop))
+            for ids, log_probs in _kept(model, source, numbers, plan, rng):
+                records = plan.layout.pack(ids, log_probs)
+                stream.write(records.tobytes())
+                _add_loss(loss, plan.layout, records, ids, log_probs, plan.kind)
+    with atomic_file(path.with_suffix(".json"), overwrite=True) as stream:
+        stream.write(json.dumps(loss).encode())
+    return loss
+
+
+def _kept(
+    model: Any, source: RowSource, numbers: Sequence[int], plan: Plan, rng: torch.Generator
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Ids and log-probabilities of the counted tokens of some rows, chunk by chunk."""
+    head = Head.of(model)
+    device = head.weight.device
+    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch_of(source, numbers).items()}
+    step = max(1, _CHUNK_ELEMENTS // head.weight.shape[0])
+    with torch.no_grad():
+        hidden = last_hidden(model, batch)
+        for begin in range(0, len(hidden), step):
+            logits = head.logits(hidden[begin : begin + step], head.weight)[:, : plan.vocabulary]
+            log_probs = torch.log_softmax(logits.float(), -1)
+            if plan.kind == "top_k":
+                values, ids = log_probs.topk(plan.k, -1)
+            else:
+                ids = torch.multinomial(log_probs.exp().cpu(), plan.k, replacement=True, generator=rng).to(device)
+                values = log_probs.gather(1, ids)
+            yield ids.cpu().numpy(), values.cpu().numpy()
+
+
+def _add_loss(
+    loss: dict[str, float], layout: Format, records: NDArray[np.uint8], ids: NDArray[np.int64],
+    log_probs: NDArray[np.float32], kind: str,
+) -> None:  # fmt: skip
+    """Add what the encoding of some tokens lost; the KL is over the kept ids and the bucket of all others."""
+    read = layout.unpack(records)[1].astype(np.float64)
+    if kind == "sampled":
+        loss["mass"] += len(ids)
+        return
+    order = np.argsort(ids, axis=1, kind="stable") if layout.encoding == "packed" else None
+    exact = log_probs.astype(np.float64)
+    exact = exact if order is None else np.take_along_axis(exact, order, 1)
+    p, q = np.exp(exact), np.exp(read)
+    rest_p, rest_q = (np.maximum(1.0 - x.sum(1), 1e-12) for x in (p, q))
+    loss["mass"] += float(p.sum())
+    loss["kl"] += float((p * (exact - read)).sum() + (rest_p * np.log(rest_p / rest_q)).sum())
+    large = p > 1e-3
+    if large.any():
+        loss["worst"] = max(loss["worst"], float(np.abs(exact - read)[large].max()))

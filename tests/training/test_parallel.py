@@ -1,0 +1,112 @@
+"""Several processes: DDP and sharding over two gloo processes equal one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parallel_child import sharded, trained
+from training_helpers import small_config, small_model, small_rows
+
+from apt.console.errors import ExitCode, UnsupportedError
+from apt.training.parallel import sharding_arguments
+from apt.training.runner import run
+
+CHILD = Path(__file__).with_name("parallel_child.py")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of a job of two processes, and what each of them found."""
+    folder = tmp_path_factory.mktemp("two")
+    paths = os.pathsep.join([str(CHILD.parent), *sys.path])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    job = subprocess.run(
+        [*torchrun, str(CHILD), str(folder)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert job.returncode == 0, job.stderr[-4000:]
+    assert job.stdout == ""
+    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("loss", ["ce", "distill"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_equal_one(tmp_path: Path, two: Any, loss: str, accumulate: int) -> None:
+    alone = trained(tmp_path, loss, 1)
+    for found in (ranks[f"{loss}-{accumulate}"] for ranks in two[1]):
+        assert found["tokens"] == alone["tokens"] and found["best"] == alone["best"]
+        assert len(found["log"]) == len(alone["log"])
+        for ours, theirs in zip(found["log"], alone["log"], strict=True):
+            assert ours.keys() == theirs.keys()
+            for name, value in theirs.items():
+                tolerance = 1e-4 if name.startswith(("kd/top1", "train/grad")) else 1e-6
+                assert ours[name] == pytest.approx(value, rel=tolerance, abs=1e-6 if name.startswith("kd/") else 0.0), (
+                    name
+                )
+        for name, values in alone["weights"].items():
+            assert found["weights"][name] == pytest.approx(values, abs=2e-5), name
+
+
+def test_both_processes_end_with_the_same_weights(two: Any) -> None:
+    for key in ("ce-1", "ce-2", "distill-1", "distill-2", "resumed"):
+        assert two[1][0][key] == two[1][1][key], key
+
+
+def test_one_process_saves(two: Any) -> None:
+    states = list((two[0] / "ce-1").glob("checkpoint-*"))
+    assert states
+    for state in states:
+        names = {p.name for p in state.iterdir()}
+        assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "digests.json"} <= names
+        assert len(names) == 9
+
+
+def test_a_resumed_run_of_two_is_exact(two: Any) -> None:
+    for ranks in two[1]:
+        assert ranks["resumed"]["weights"] == ranks["distill-2"]["weights"]
+        assert [e.get("train/loss") for e in ranks["resumed"]["log"]] == [
+            e.get("train/loss") for e in ranks["distill-2"]["log"]
+        ]
+
+
+def test_all_processes_skip_and_stop_together(two: Any) -> None:
+    first, second = two[1]
+    assert first["skip"] == second["skip"] and first["skip"][0] == 1
+    assert "not a finite number at step 3" in first["stop"]
+    assert first["stop"] == second["stop"]
+
+
+def test_all_processes_are_told_of_a_refusal(two: Any) -> None:
+    for ranks in two[1]:
+        assert "holds a run with another config" in ranks["foreign"]
+
+
+def test_sharded_parameters_give_the_losses_of_one_process(two: Any) -> None:
+    assert two[1][0]["sharded"] == two[1][1]["sharded"] == pytest.approx(sharded(1), abs=2e-6)
+
+
+def test_another_number_of_processes_is_another_run(two: Any) -> None:
+    from apt.console.errors import UsageError
+
+    with pytest.raises(UsageError, match="processes"):
+        trained(two[0] / "ce-2", "ce", 2, accumulate=2)
+
+
+def test_sharding_is_refused_where_it_would_not_happen(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="needs CUDA") as caught:
+        run(small_config(sharding="fsdp2"), small_model(), small_rows(), run_dir=tmp_path / "run")
+    assert caught.value.exit_code is ExitCode.UNSUPPORTED
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_are_what_accelerate_is_told_to_shard() -> None:
+    assert sharding_arguments("none", small_model()) == {}
+    told = sharding_arguments("fsdp2", small_model())["fsdp_config"]
+    assert told["version"] == 2 and told["transformer_layer_cls_to_wrap"] == ["LlamaDecoderLayer"]
