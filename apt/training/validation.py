@@ -206,7 +206,7 @@ def _faults_by_field(schema: type[BaseModel], values: Mapping[str, Any]) -> list
         field = schema.model_fields.get(key)
         if field is None:
             continue
-        adapter: TypeAdapter[Any] = TypeAdapter(typing.Annotated[(field.annotation, *(field.metadata or [None]))])  # type: ignore[misc]
+        adapter: TypeAdapter[Any] = TypeAdapter(typing.Annotated[(field.annotation, *(field.metadata or [None]))])  # type: ignore[arg-type]
         try:
             adapter.validate_json(json.dumps(value, default=_as_json), strict=True)
         except ValidationError as error:

@@ -9,8 +9,8 @@ from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter
 from apt.console.errors import AptError, TargetExistsError
 from apt.plugins.optional.distillation.options import DistillOptions
-from apt.plugins.optional.distillation.pairing import shared_vocabulary
 from apt.plugins.optional.distillation.shape import Shape, initialise, parse_shape, shape_of
+from apt.training.pairing import shared_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
