@@ -294,3 +294,23 @@ def test_every_shipped_config_runs_with_the_embedded_model(name: str, cli: Calla
     ran = cli("train", "--config", path, "--model", "tiny", *teacher, "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["steps"] == 2
+
+
+def test_two_processes_train_together_and_one_of_them_tells(
+    cli: Callable, config: Path, llama_dir: Path, tmp_path: Path
+) -> None:
+    """Two processes of two rows are one of four: the same step, in another order of sums."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["--model", str(llama_dir), "--json"]
+    ran = subprocess.run(
+        [*torchrun, "-m", "apt_model", "train", "--config", str(config), *words, "-o", str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    two = json.loads(ran.stdout)
+    whole = edited(config, "batch_rows: 2", "batch_rows: 4")
+    one = json.loads(cli("train", "--config", whole, *words, "-o", tmp_path / "one").out)
+    assert two["tokens"] == one["tokens"]
+    assert two["before"]["value"] == pytest.approx(one["before"]["value"], rel=1e-6)
+    assert two["after"]["value"] == pytest.approx(one["after"]["value"], rel=1e-5)
+    assert {p.name for p in tmp_path.iterdir() if "two" in p.name} == {"two"}
