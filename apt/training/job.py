@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from pydantic import Field
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
 from apt.training.evaluation import score_source
 from apt.training.output import round_weights, write_trained
 from apt.training.pairing import shared_vocabulary
-from apt.training.parallel import on_first
+from apt.training.parallel import on_first, processes
 from apt.training.precision import autocast_dtype
 from apt.training.report import TrainPlan, TrainReport
 from apt.training.result import TrainResult
@@ -104,7 +103,7 @@ def plan(options: TrainOptions, registry: Registry | None = None) -> TrainPlan:
         output=options.output,
         run_dir=job.run_dir,
         parameters=job.model.parameters,
-        rows_per_step=job.config.train.batch_rows * job.config.train.grad_accum * PartialState().num_processes,
+        rows_per_step=job.config.train.batch_rows * job.config.train.grad_accum * processes().num_processes,
         config_sha256=job.config.digest(),
         config=job.config.resolved(),
     )
@@ -245,7 +244,7 @@ def _identity(job: _Job, rows: _Rows) -> str:
 
 def _scores(model: Any, rows: RowSource, config: TrainConfig) -> Tensor:
     """Score the evaluation rows in full precision: ``[rows, 2]``, nats and tokens; each process has its share."""
-    state = PartialState()
+    state = processes()
     place = device()
     model.to(place).eval()
     with torch.no_grad(), fast_attention([model], rows, None):

@@ -7,7 +7,7 @@ anything: what they raise is a fault of the config's section, told in one line w
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -126,9 +126,10 @@ class _Checker:
         """Note that a section names no component: perhaps the word ``name`` is misspelt."""
         known = f"known: {', '.join(names)}" if names else "none is known"
         if isinstance(value, Mapping) and "name" not in value:
-            for key in value:
-                if (hint := did_you_mean(key, ["name"])).startswith("did you mean"):
-                    self.fault((*at, key), "unknown key", hint)
+            misspelt = next((key for key in value if _nearest(key, ["name"])), None)
+            if misspelt is not None:
+                self.fault((*at, misspelt), "unknown key", did_you_mean(misspelt, ["name"]))
+                return
         place = (*at, "name") if isinstance(value, Mapping) and "name" in value else at
         self.fault(place, "expected a section with a 'name'", known)
 
@@ -156,7 +157,11 @@ class _Checker:
         places: dict[Location, list[ErrorDetails]] = {}
         for error in errors:
             places.setdefault(_place(error, schema, values), []).append(error)
+        unknown = [place for place, found in places.items() if found[0]["type"] == "extra_forbidden"]
+        meant = {(*place[:-1], _nearest(str(place[-1]), _names_at(schema, place[:-1]))) for place in unknown}
         for place, found in places.items():
+            if found[0]["type"] == "missing" and place in meant:
+                continue  # it is there, misspelt
             self._tell_one(found, schema, at, place)
 
     def _tell_one(self, found: list[ErrorDetails], schema: type[BaseModel], at: Location, place: Location) -> None:
@@ -237,8 +242,14 @@ def _nearest_literal(error: ErrorDetails) -> str:
     """Return the nearest of the words that could stand there; they are all in the message."""
     if error["type"] != "literal_error" or not isinstance(error["input"], str):
         return ""
-    hint = did_you_mean(error["input"], re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", ""))))
-    return hint if hint.startswith("did you mean") else ""
+    known = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+    return did_you_mean(error["input"], known) if _nearest(error["input"], known) else ""
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is meant; ``""`` for none."""
+    hint = did_you_mean(word, known)
+    return hint.removeprefix("did you mean '").removesuffix("'?") if hint.startswith("did you mean") else ""
 
 
 def _owner(component: Component | None) -> str:

@@ -155,7 +155,11 @@ def test_what_cannot_be_done_is_refused_before_weights_are_read(
         (("--config", config, "-o", tmp_path / "full"), 7, "exists already"),
         (("--config", config, "-o", tmp_path / "out", "--run-dir", tmp_path / "full"), 2, "something else than a run"),
         (("--config", config, "-o", tmp_path / "out", "--allow-change", "train.step"), 2, "did you mean 'train.steps'"),
-        (("--config", edited(config, "steps: 6", "stepz: 6"), "-o", "out"), 2, ":12: train.stepz: unknown key"),
+        (
+            ("--config", edited(config, "steps: 6", "stepz: 6"), "-o", "out"),
+            2,
+            ":13: train.stepz: unknown key (did you mean 'steps'?)",
+        ),
         (("--config", config, "-o", tmp_path / "out", "--model", tmp_path / "no-model"), 3, "no"),
         (("--config", config, "-o", tmp_path / "out", "--teacher", tmp_path / "no-model"), 3, "no"),
     ):
@@ -280,11 +284,7 @@ def test_the_other_processes_of_a_run_say_nothing(
 @pytest.mark.parametrize("name", catalog.shipped())
 def test_every_shipped_config_runs_with_the_embedded_model(name: str, cli: Callable, tmp_path: Path) -> None:
     """A copy with two steps on a few short rows: nothing else is changed."""
-    from apt.training.components import core_registry
-
     values = yaml.safe_load(catalog.shipped()[name].read_text(encoding="utf-8"))
-    if values["train"]["loss"]["name"] not in core_registry().names("loss"):
-        pytest.skip(f"the loss {values['train']['loss']['name']} is not there yet")
     values["train"] |= {"steps": 2, "eval_every": 2, "batch_rows": 1, "grad_accum": 1, "eval_rows": 2}
     for part in values["data"].values():
         part |= {"window": 32, "max_rows": 8}
@@ -294,3 +294,23 @@ def test_every_shipped_config_runs_with_the_embedded_model(name: str, cli: Calla
     ran = cli("train", "--config", path, "--model", "tiny", *teacher, "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["steps"] == 2
+
+
+def test_two_processes_train_together_and_one_of_them_tells(
+    cli: Callable, config: Path, llama_dir: Path, tmp_path: Path
+) -> None:
+    """Two processes of two rows are one of four: the same step, in another order of sums."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["--model", str(llama_dir), "--json"]
+    ran = subprocess.run(
+        [*torchrun, "-m", "apt_model", "train", "--config", str(config), *words, "-o", str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    two = json.loads(ran.stdout)
+    whole = edited(config, "batch_rows: 2", "batch_rows: 4")
+    one = json.loads(cli("train", "--config", whole, *words, "-o", tmp_path / "one").out)
+    assert two["tokens"] == one["tokens"]
+    assert two["before"]["value"] == pytest.approx(one["before"]["value"], rel=1e-6)
+    assert two["after"]["value"] == pytest.approx(one["after"]["value"], rel=1e-5)
+    assert {p.name for p in tmp_path.iterdir() if "two" in p.name} == {"two"}

@@ -12,23 +12,12 @@ from hypothesis import strategies as st
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import UsageError
 from apt.document import DocumentError
-from apt.registry import Component
 from apt.training.components import core_registry
 from apt.training.config import TrainConfig, parse_config
 from apt.training.job import TrainOptions, train
-from apt.training.sections import Section
 
 REGISTRY = core_registry()
 
-
-class FocalOptions(Section):
-    """Stands for the loss of that name where it is not there yet."""
-
-    gamma: float = 2.0
-
-
-if "focal" not in REGISTRY.names("loss"):
-    REGISTRY.add(Component("loss", "focal", f"{__name__}:FocalOptions", f"{__name__}:FocalOptions"))
 CASES = bad_configs.cases(REGISTRY)
 
 

@@ -264,8 +264,7 @@ def test_one_component_of_every_kind_is_chosen_by_the_config_alone(studio, llama
     words = ("train", "--config", config, "--model", llama_dir, "--teacher", llama_dir, "-o", tmp_path / "out")
     report = studio.json(*words)
     assert report["steps"] == 3
-    assert "loss/studio/behind" in report["metrics"] or "studio/behind" in str(report["metrics"])
-    assert report["metrics"]["reward/mean"] < 0
+    assert report["metrics"]["studio/behind/behind"] > 0 > report["metrics"]["reward/judged/mean"]
     assert set((tmp_path / "used.txt").read_text().split()) == set(KINDS_OF_TRAINING)
     resolved = json.loads((tmp_path / "out" / "apt.json").read_text())["options"]["config"]
     assert resolved["train"]["optimizer"] == {"name": "studio-optimizer", "lr": 0.01}
@@ -280,5 +279,5 @@ def test_its_options_are_checked_with_the_rest(studio, tmp_path: Path) -> None:
     )
     config.write_text(text, encoding="utf-8")
     told = studio.json("config", "validate", config, code=2)["faults"]
-    assert [f["message"].partition(": ")[0].rpartition(".")[2] for f in told] == ["margin", "times", "tims", "name"]
+    assert [f["message"].partition(": ")[0].rpartition(".")[2] for f in told] == ["margin", "tims", "name"]
     assert told[-1]["hint"] == "did you mean 'studio-sampler'?"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from apt.plugins.optional.distillation.pairing import shared_vocabulary
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -25,6 +24,7 @@ from apt.plugins.optional.distillation.texts import load_texts, text_of
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
 from apt.training.data.rows import TokenRows
+from apt.training.pairing import shared_vocabulary
 
 Maker = Callable[..., Path]
 
