@@ -5,7 +5,6 @@ through all its passes before the next one is touched, in buffers that are used 
 than its parts (7 GB/s against 4 GB/s on one core with AVX-512); every other pass costs a fifth of it or less.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +28,21 @@ class Softmax:
     largest_logit: Tensor
 
 
+@dataclass(slots=True)
+class Own:
+    """The label's loss of each row, ``[rows]``, and its gradient ``factor * q - onehot * label``.
+
+    :param nll: negative log-likelihood of the label.
+    :param loss: with all that may be added to it.
+    """
+
+    softmax: Softmax
+    nll: Tensor
+    loss: Tensor
+    factor: Tensor
+    onehot: Tensor
+
+
 class Blocks:
     """Works on blocks of at most ``rows`` rows; the buffers live as long as the object.
 
@@ -43,27 +57,20 @@ class Blocks:
 
     def own(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss per row without a teacher, and sums ``[rows, 5]``; ``logits`` become the gradient."""
-        found = self._softmax("q", logits)
-        nll = _nll(found, logits, targets)
-        sums = logits.new_zeros(len(logits), N_SUMS)
-        sums[:, 0] = nll
-        rows, factor, spread = self._own_rows(logits, nll, found)
-        torch.mul(found.probabilities, factor[:, None], out=logits)
-        self._finish_own(logits, targets, spread, 1.0)
-        return rows, sums
+        own = self._own(logits, targets)
+        torch.mul(own.softmax.probabilities, own.factor[:, None], out=logits)
+        self._take_labels(logits, targets, own, 1.0)
+        return own.loss, self._sums(own)
 
     def dense(self, logits: Tensor, theirs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss per row against a whole distribution, and sums; ``logits`` become the gradient, ``theirs`` are lost.
 
         :param theirs: the teacher's logits ``[rows, its vocabulary]``.
         """
-        terms = self._terms
-        own = self._softmax("q", logits)
-        nll = _nll(own, logits, targets)
-        own_rows, factor, spread = self._own_rows(logits, nll, own)
-        sums = logits.new_zeros(len(logits), N_SUMS)
-        sums[:, 0], sums[:, 4] = nll, 1.0
-        ours, both = self._shared(logits, own)
+        terms, own = self._terms, self._own(logits, targets)
+        sums = self._sums(own)
+        sums[:, 4] = 1.0
+        ours, both = self._shared(logits, own.softmax)
         if theirs.shape[1] != ours.shape[1]:
             theirs = self._copied("theirs", theirs[:, : ours.shape[1]])
         best = theirs.argmax(-1, keepdim=True)
@@ -72,7 +79,7 @@ class Blocks:
         torch.mul(slope, terms.alpha * terms.temperature, out=logits[:, : slope.shape[1]])
         logits[:, slope.shape[1] :] = 0.0
         loss = terms.alpha * terms.temperature**2 * rows
-        return self._with_own(loss, own_rows, logits, targets, own, factor, spread), sums
+        return self._with_own(loss, logits, targets, own), sums
 
     def _diverge(self, ours: Tensor, theirs: Tensor, both: Softmax, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Divergence per row and its slope; overwrites its logits."""
@@ -99,13 +106,9 @@ class Blocks:
 
     def sparse(self, logits: Tensor, targets: Tensor, known: SparseTargets) -> tuple[Tensor, Tensor]:
         """Loss per row against a distribution that is known at some ids, and sums; ``logits`` become the gradient."""
-        terms = self._terms
-        own = self._softmax("q", logits)
-        nll = _nll(own, logits, targets)
-        own_rows, factor, spread = self._own_rows(logits, nll, own)
-        sums = logits.new_zeros(len(logits), N_SUMS)
-        sums[:, 0] = nll
-        ours, both = self._shared(logits, own)
+        terms, own = self._terms, self._own(logits, targets)
+        sums = self._sums(own)
+        ours, both = self._shared(logits, own.softmax)
         log_q = ours.gather(1, known.ids)
         best = known.log_probs.argmax(-1, keepdim=True)
         sums[:, 3] = log_q.gather(1, best)[:, 0] >= both.largest_logit[:, 0]
@@ -120,7 +123,7 @@ class Blocks:
         sums[:, 1], sums[:, 2] = rows, plain
         gradient.mul_(terms.alpha)
         logits[:, ours.shape[1] :] = 0.0
-        return self._with_own(terms.alpha * rows, own_rows, logits, targets, own, factor, spread), sums
+        return self._with_own(terms.alpha * rows, logits, targets, own), sums
 
     def _shared(self, logits: Tensor, own: Softmax) -> tuple[Tensor, Softmax]:
         """The logits of the ids that are compared, and their distribution."""
@@ -130,50 +133,46 @@ class Blocks:
         ours = self._copied("ours", logits[:, :shared])
         return ours, self._softmax("q_shared", ours)
 
-    def _with_own(
-        self,
-        loss: Tensor,
-        own_rows: Tensor,
-        gradient: Tensor,
-        targets: Tensor,
-        own: Softmax,
-        factor: Tensor,
-        spread: Tensor,
-    ) -> Tensor:
+    def _with_own(self, loss: Tensor, gradient: Tensor, targets: Tensor, own: Own) -> Tensor:
         """Add the label's loss, by its share, to a loss per row and to its gradient."""
         share = 1.0 - self._terms.alpha
         if share == 0.0:
             return loss
-        gradient.addcmul_(own.probabilities, factor[:, None], value=share)
-        self._finish_own(gradient, targets, spread, share)
-        return loss + share * own_rows
+        gradient.addcmul_(own.softmax.probabilities, own.factor[:, None], value=share)
+        self._take_labels(gradient, targets, own, share)
+        return loss + share * own.loss
 
-    def _own_rows(self, logits: Tensor, nll: Tensor, found: Softmax) -> tuple[Tensor, Tensor, Tensor]:
-        """Own loss per row, the factor of ``q`` in its gradient, and the factor of the label's one-hot vector."""
-        terms = self._terms
-        rows, factor = nll, torch.ones_like(nll)
+    def _own(self, logits: Tensor, targets: Tensor) -> Own:
+        terms, softmax = self._terms, self._softmax("q", logits)
+        # Rounding takes no likelihood above one.
+        nll = (softmax.log_normaliser - logits.gather(1, targets[:, None]))[:, 0].clamp_min_(0.0)
+        loss, factor = nll, torch.ones_like(nll)
         if terms.label_smoothing:
-            mean = logits.mean(-1) - found.log_normaliser[:, 0]
-            rows = (1.0 - terms.label_smoothing) * nll - terms.label_smoothing * mean
+            mean = logits.mean(-1) - softmax.log_normaliser[:, 0]
+            loss = (1.0 - terms.label_smoothing) * nll - terms.label_smoothing * mean
         elif terms.focal_gamma:
             gamma, likely = terms.focal_gamma, (-nll).exp()
             # Of a label that is certain, 1 - p keeps its digits this way only; a power below 0 of it must stay finite.
             other = torch.expm1(-nll).neg_().clamp_min_(torch.finfo(nll.dtype).tiny)
-            rows = other**gamma * nll
+            loss = other**gamma * nll
             factor = other**gamma + gamma * likely * other ** (gamma - 1.0) * nll
-        onehot = factor
+        onehot = (1.0 - terms.label_smoothing) * factor
         if terms.z_loss:
-            normaliser = found.log_normaliser[:, 0]
-            rows = rows + terms.z_loss * normaliser**2
+            normaliser = softmax.log_normaliser[:, 0]
+            loss = loss + terms.z_loss * normaliser**2
             factor = factor + 2.0 * terms.z_loss * normaliser
-        return rows, factor, onehot
+        return Own(softmax, nll, loss, factor, onehot)
 
-    def _finish_own(self, gradient: Tensor, targets: Tensor, onehot: Tensor, share: float) -> None:
-        """Take the labels from a gradient that holds ``share * factor * q``."""
-        smoothing = self._terms.label_smoothing
-        gradient.scatter_add_(1, targets[:, None], (-(1.0 - smoothing) * share * onehot)[:, None])
-        if smoothing:
-            gradient.sub_(share * smoothing / gradient.shape[1])
+    def _take_labels(self, gradient: Tensor, targets: Tensor, own: Own, share: float) -> None:
+        """Take the labels, smoothed or not, from a gradient that holds ``share * factor * q``."""
+        gradient.scatter_add_(1, targets[:, None], (-share * own.onehot)[:, None])
+        if self._terms.label_smoothing:
+            gradient.sub_(share * self._terms.label_smoothing / gradient.shape[1])
+
+    def _sums(self, own: Own) -> Tensor:
+        sums = own.nll.new_zeros(len(own.nll), N_SUMS)
+        sums[:, 0] = own.nll
+        return sums
 
     def _softmax(self, name: str, logits: Tensor) -> Softmax:
         """Probabilities in the buffer of that name. The normaliser follows from the likeliest entry, exactly enough."""
@@ -193,11 +192,6 @@ class Blocks:
         return held[: len(like)]
 
 
-def _nll(found: Softmax, logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each row's label; rounding never takes it below zero."""
-    return (found.log_normaliser - logits.gather(1, targets[:, None]))[:, 0].clamp_min_(0.0)
-
-
 def rows_of(elements: int, vocabulary: int) -> int:
     """Return how many rows of a vocabulary make about so many elements."""
-    return max(1, math.floor(elements / vocabulary))
+    return max(1, elements // vocabulary)
