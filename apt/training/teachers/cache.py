@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from apt.checkpoint.reader import file_digest
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import BadInputError, UnsupportedError, UsageError
 from apt.training.contract import Batch, Resources, counted
 from apt.training.data.files import fingerprint
 from apt.training.forward import Body
@@ -47,6 +47,7 @@ class CacheTeacher:
 
         :raises NotFoundError: when there is none; :raises BadInputError: when it is damaged.
         :raises UnsupportedError: when it was captured from another text, or with another tokenizer.
+        :raises UsageError: when the tokenizer is not given and the cache is for one.
         """
         self._directory = Path(options.path)
         self._manifest = Manifest.read(self._directory)
@@ -64,8 +65,11 @@ class CacheTeacher:
                 f"{self._directory} was captured from another text than the one that is trained on",
                 hint="capture again, or train on that text",
             )
-        if resources.tokenizer is not None and plan.tokenizer not in ("", fingerprint(resources.tokenizer)):
-            raise UnsupportedError(f"{self._directory} was captured with another tokenizer", hint="capture again")
+        if plan.tokenizer:
+            if resources.tokenizer is None:
+                raise UsageError(f"{self._directory} is for one tokenizer; the run must say which it has")
+            if plan.tokenizer != fingerprint(resources.tokenizer):
+                raise UnsupportedError(f"{self._directory} was captured with another tokenizer", hint="capture again")
         if resources.model is not None:
             ids = int(resources.model.get_output_embeddings().weight.shape[0])
             known = min(ids, resources.shared_vocab or ids)

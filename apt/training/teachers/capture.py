@@ -41,6 +41,7 @@ from apt.training.teachers.manifest import (
     row_table,
 )
 from apt.training.teachers.packing import FLOOR, Encoding, Format
+from apt.training.teachers.sparse import draw
 
 #: Tokens of a shard, about; what an interruption costs at most.
 SHARD_TOKENS: Final = 16_384
@@ -288,10 +289,8 @@ def _kept(
             if plan.kind == "top_k":
                 values, ids = log_probs.topk(plan.k, -1)
             else:
-                # In fp64: the running sum of 150,000 probabilities has lost the small ones in fp32.
-                ids = torch.multinomial(log_probs.double().exp_().cpu(), plan.k, replacement=True, generator=rng).to(
-                    device
-                )
+                points = torch.rand(len(log_probs), plan.k, dtype=torch.float64, generator=rng)
+                ids = draw(log_probs, points.to(device))
                 values = log_probs.gather(1, ids)
             yield ids.cpu().numpy(), values.cpu().numpy()
 
