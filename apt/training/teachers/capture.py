@@ -6,10 +6,10 @@ renamed. A capture that was interrupted goes on with the first shard that is not
 
 import hashlib
 import io
-import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,25 +21,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from apt.checkpoint.atomic import atomic_file
-from apt.console.errors import UsageError
+from apt.console.errors import BadInputError, UsageError
 from apt.console.progress import progress
 from apt.console.table import Table
-from apt.training.contract import RowSource, counted
+from apt.training.contract import Row, RowSource
 from apt.training.data.rows import batch_of
 from apt.training.forward import last_hidden
 from apt.training.losses.head import Head
 from apt.training.teachers.manifest import (
     FORMAT,
     MANIFEST_NAME,
-    OFFSETS_NAME,
     PLAN_NAME,
+    ROWS_NAME,
     Kind,
     Manifest,
     Plan,
     Quality,
     Shard,
+    row_table,
 )
-from apt.training.teachers.packing import Encoding, Format
+from apt.training.teachers.packing import FLOOR, Encoding, Format
+from apt.training.teachers.sparse import draw
 
 #: Tokens of a shard, about; what an interruption costs at most.
 SHARD_TOKENS: Final = 16_384
@@ -64,7 +66,8 @@ class CaptureResult:
     """A cache that was captured.
 
     :param mass: mean probability of the kept ids.
-    :param kl_nats: mean KL divergence that the encoding costs, nats a token; 0 for what it keeps exactly.
+    :param kl_nats: mean KL divergence that the encoding costs, nats a token.
+    :param mean_log_prob: mean error of a log-probability, nats; ``worst_log_prob`` is the largest.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class CaptureResult:
     bytes_per_token: float
     mass: float
     kl_nats: float
+    mean_log_prob: float
     worst_log_prob: float
     seconds: float
 
@@ -89,6 +93,7 @@ class CaptureResult:
             ["bytes a token", f"{self.bytes_per_token:.1f}"],
             ["probability kept", f"{self.mass:.4f}"],
             ["KL of the encoding", f"{self.kl_nats:.1e} nats a token"],
+            ["error of a log-probability", f"{self.mean_log_prob:.4f} nats, at most {self.worst_log_prob:.4f}"],
         ]
         return [Table("", ["logit cache", ""], rows)]
 
@@ -112,23 +117,25 @@ def capture(
     """
     begun = time.monotonic()
     vocabulary = min(int(Head.of(model).weight.shape[0]), shared_vocab or 2**31)
-    offsets = _offsets(source)
+    table = row_table(_readable(source, int(model.get_input_embeddings().weight.shape[0])))
+    if not table[-1, 0]:
+        raise BadInputError("no token of the rows is to be trained on: there is nothing to capture")
     plan = Plan(
         format=FORMAT, kind=options.kind, k=_entries(options, vocabulary), encoding=options.encoding, seed=options.seed,
-        vocabulary=vocabulary, rows=len(source), tokens=int(offsets[-1]), teacher=teacher, tokenizer=tokenizer,
+        vocabulary=vocabulary, rows=len(source), tokens=int(table[-1, 0]), teacher=teacher, tokenizer=tokenizer,
         rows_digest=source.digest(),
     )  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     _claim(directory, plan)
     if not (directory / MANIFEST_NAME).exists():
-        _write(model, source, directory, plan, options, offsets)
+        with _evaluating(model):
+            _write(model, source, directory, plan, options, table)
     manifest = Manifest.read(directory)
     size = sum(p.stat().st_size for p in directory.iterdir() if p.is_file())
     return CaptureResult(
         path=directory, kind=plan.kind, k=plan.k, encoding=plan.encoding, rows=plan.rows, tokens=plan.tokens,
-        size_bytes=size, bytes_per_token=size / plan.tokens, mass=manifest.quality.mass,
-        kl_nats=manifest.quality.kl_nats, worst_log_prob=manifest.quality.worst_log_prob,
-        seconds=time.monotonic() - begun,
+        size_bytes=size, bytes_per_token=size / plan.tokens, seconds=time.monotonic() - begun,
+        **manifest.quality.model_dump(),
     )  # fmt: skip
 
 
@@ -142,10 +149,30 @@ def _entries(options: CaptureOptions, vocabulary: int) -> int:
     return options.k if options.kind == "sampled" else min(options.k, vocabulary)
 
 
-def _offsets(source: RowSource) -> NDArray[np.int64]:
-    """Number of the first counted token of each row, and of the end."""
-    counts = (int(counted(source[i]["labels"][None]).sum()) for i in range(len(source)))
-    return np.fromiter(itertools.accumulate(counts, initial=0), np.int64)
+def _readable(source: RowSource, vocabulary: int) -> Iterator[Row]:
+    """The rows, as far as the teacher knows their ids.
+
+    :raises BadInputError: for ids beyond its vocabulary.
+    """
+    for number in range(len(source)):
+        row = source[number]
+        low, high = int(row["input_ids"].min()), int(row["input_ids"].max())
+        if low < 0 or high >= vocabulary:
+            raise BadInputError(
+                f"row {number} holds token ids from {low} to {high}; the teacher's vocabulary ends at {vocabulary - 1}",
+                hint="the rows were made with another tokenizer",
+            )
+        yield row
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout; the model's own mode again afterwards."""
+    training = model.training
+    try:
+        yield model.eval()
+    finally:
+        model.train(training)
 
 
 def _claim(directory: Path, plan: Plan) -> None:
@@ -154,7 +181,9 @@ def _claim(directory: Path, plan: Plan) -> None:
     try:
         held = Plan.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        if any(directory.iterdir()):
+        names = [path.name for path in directory.iterdir()]
+        # What a capture that was killed while it wrote the plan left is no other file.
+        if any(not name.startswith(f".{PLAN_NAME}.") for name in names):
             raise UsageError(f"{directory} holds other files", hint="choose an empty directory") from None
         _write_json(path, plan)
         return
@@ -173,8 +202,9 @@ def _write_json(path: Path, model: BaseModel) -> None:
 
 
 def _write(
-    model: Any, source: RowSource, directory: Path, plan: Plan, options: CaptureOptions, offsets: NDArray[np.int64]
+    model: Any, source: RowSource, directory: Path, plan: Plan, options: CaptureOptions, table: NDArray[np.int64]
 ) -> None:
+    offsets = table[:, 0]
     groups = list(_groups(offsets))
     losses = []
     with progress("capturing", plan.tokens, "tokens") as bar:
@@ -187,14 +217,16 @@ def _write(
             losses.append(done)
             bar.advance(tokens)
     data = io.BytesIO()
-    np.save(data, offsets)
-    with atomic_file(directory / OFFSETS_NAME, overwrite=True) as stream:
+    np.save(data, table)
+    with atomic_file(directory / ROWS_NAME, overwrite=True) as stream:
         stream.write(data.getvalue())
-    whole = np.sum([[d["mass"], d["kl"]] for d in losses], 0) / plan.tokens
+    whole = np.sum([[d["mass"], d["kl"], d["error"] / plan.k] for d in losses], 0) / plan.tokens
     shards = [_described(directory / f"shard-{i:05}.bin", offsets, rows) for i, rows in enumerate(groups)]
-    quality = Quality(mass=whole[0], kl_nats=whole[1], worst_log_prob=max(d["worst"] for d in losses))
+    quality = Quality(
+        mass=whole[0], kl_nats=whole[1], mean_log_prob=whole[2], worst_log_prob=max(d["worst"] for d in losses)
+    )
     manifest = Manifest(
-        plan=plan, offsets_sha256=hashlib.sha256(data.getvalue()).hexdigest(), shards=shards, quality=quality
+        plan=plan, rows_sha256=hashlib.sha256(data.getvalue()).hexdigest(), shards=shards, quality=quality
     )
     _write_json(directory / MANIFEST_NAME, manifest)
 
@@ -228,7 +260,7 @@ def _shard(
     model: Any, source: RowSource, path: Path, plan: Plan, options: CaptureOptions, rows: range, number: int
 ) -> dict[str, float]:
     rng = torch.Generator().manual_seed((plan.seed << 20) + number)
-    loss = {"mass": 0.0, "kl": 0.0, "worst": 0.0}
+    loss = {"mass": 0.0, "kl": 0.0, "error": 0.0, "worst": 0.0}
     with atomic_file(path, overwrite=True) as stream:
         for begin in range(rows.start, rows.stop, options.batch_rows):
             numbers = range(begin, min(begin + options.batch_rows, rows.stop))
@@ -257,7 +289,8 @@ def _kept(
             if plan.kind == "top_k":
                 values, ids = log_probs.topk(plan.k, -1)
             else:
-                ids = torch.multinomial(log_probs.exp().cpu(), plan.k, replacement=True, generator=rng).to(device)
+                points = torch.rand(len(log_probs), plan.k, dtype=torch.float64, generator=rng)
+                ids = draw(log_probs, points.to(device))
                 values = log_probs.gather(1, ids)
             yield ids.cpu().numpy(), values.cpu().numpy()
 
@@ -268,16 +301,16 @@ def _add_loss(
 ) -> None:  # fmt: skip
     """Add what the encoding of some tokens lost; the KL is over the kept ids and the bucket of all others."""
     read = layout.unpack(records)[1].astype(np.float64)
+    exact = np.maximum(log_probs.astype(np.float64), FLOOR)
+    if layout.encoding == "packed":
+        exact = np.take_along_axis(exact, np.argsort(ids, axis=1, kind="stable"), 1)
+    loss["error"] += float(np.abs(exact - read).sum())
+    loss["worst"] = max(loss["worst"], float(np.abs(exact - read).max(initial=0.0)))
     if kind == "sampled":
         loss["mass"] += len(ids)
+        loss["kl"] += float((exact - read).sum()) / layout.k
         return
-    order = np.argsort(ids, axis=1, kind="stable") if layout.encoding == "packed" else None
-    exact = log_probs.astype(np.float64)
-    exact = exact if order is None else np.take_along_axis(exact, order, 1)
     p, q = np.exp(exact), np.exp(read)
     rest_p, rest_q = (np.maximum(1.0 - x.sum(1), 1e-12) for x in (p, q))
     loss["mass"] += float(p.sum())
     loss["kl"] += float((p * (exact - read)).sum() + (rest_p * np.log(rest_p / rest_q)).sum())
-    large = p > 1e-3
-    if large.any():
-        loss["worst"] = max(loss["worst"], float(np.abs(exact - read)[large].max()))

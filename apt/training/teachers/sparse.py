@@ -44,7 +44,7 @@ def sample_of(targets: DenseTargets, k: int, *, rng: torch.Generator, shared_voc
     ids, log_probs = [], []
     begin = 0
     for log_p in _log_probabilities(targets, shared_vocab):
-        drawn = _draw(log_p, points[begin : begin + len(log_p)])
+        drawn = draw(log_p, points[begin : begin + len(log_p)])
         begin += len(log_p)
         ids.append(drawn)
         log_probs.append(log_p.gather(1, drawn))
@@ -62,7 +62,7 @@ def _log_probabilities(targets: DenseTargets, shared_vocab: int | None) -> Itera
             yield torch.log_softmax(logits[:, :shared_vocab], -1)
 
 
-def _draw(log_p: Tensor, points: Tensor) -> Tensor:
+def draw(log_p: Tensor, points: Tensor) -> Tensor:
     """Ids ``[tokens, k]`` at points of ``[0, 1)`` by the inverse of the cumulative distribution.
 
     In float64: over 150,000 ids, fp32 would round the probabilities of the unlikely ones away.

@@ -1,54 +1,34 @@
-"""A logit cache: what it answers, what it refuses, and how a capture survives."""
+"""A logit cache as a teacher: what it answers, and what it refuses."""
 
+import hashlib
+import io
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cache_helpers import Ragged, captured, exact, opened, teacher_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from training_helpers import VOCAB, small_config, small_model, small_rows
 
-from apt.console.errors import BadInputError, CannotWriteError, NotFoundError, UnsupportedError, UsageError
-from apt.training.contract import Resources
-from apt.training.data.rows import TokenRows, batch_of, set_aside
+from apt.console.errors import AptError, BadInputError, NotFoundError, UnsupportedError, UsageError
+from apt.registry import CORE_COMPONENTS, Component, Registry
+from apt.training.contract import Batch, Resources
+from apt.training.data.loader import BatchLoader
+from apt.training.data.rows import batch_of, set_aside
+from apt.training.forward import last_hidden
+from apt.training.losses.head import Head
 from apt.training.runner import run
-from apt.training.teachers import capture as capturing
-from apt.training.teachers.cache import CacheTeacher, CacheTeacherOptions
-from apt.training.teachers.capture import CaptureOptions, CaptureResult, capture
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capturing, "SHARD_TOKENS", 64)
-
-
-def teacher_model() -> Any:
-    model = small_model(3).eval().requires_grad_(False)
-    model.lm_head.weight.mul_(10.0)  # an untrained head knows no likely ids
-    return model
-
-
-def captured(directory: Path, rows: TokenRows, **options: Any) -> CaptureResult:
-    settings = CaptureOptions(**{"k": 16, "batch_rows": 3, **options})
-    return capture(teacher_model(), rows, directory, settings, teacher="t", tokenizer="")
-
-
-def opened(directory: Path, **resources: Any) -> CacheTeacher:
-    return CacheTeacher(CacheTeacherOptions(path=str(directory)), Resources(**resources))
-
-
-def exact(rows: TokenRows, numbers: list[int]) -> torch.Tensor:
-    batch = batch_of(rows, numbers)
-    with torch.no_grad():
-        logits = teacher_model()(input_ids=batch["input_ids"]).logits[:, :-1]
-    found: torch.Tensor = torch.log_softmax(logits, -1)[batch["labels"][:, 1:] != -100]
-    return found
+from apt.training.samplers.epochs import Shuffled, ShuffledOptions
+from apt.training.sections import Section
+from apt.training.teachers import cache
+from apt.training.teachers.capture import CaptureOptions, capture
+from apt.training.teachers.contract import DenseTargets, SparseTargets
+from apt.training.teachers.sparse import top_k_of
 
 
 @pytest.mark.parametrize("encoding", ["packed", "plain"])
@@ -77,33 +57,6 @@ def test_rows_that_were_set_aside_from_keep_their_numbers(tmp_path: Path) -> Non
     assert torch.equal(first.ids, second.ids)
 
 
-def test_its_error_is_the_one_that_it_states(tmp_path: Path) -> None:
-    rows = small_rows(20)
-    result = captured(tmp_path / "c", rows)
-    targets = opened(tmp_path / "c").targets(batch_of(rows, list(range(20))))
-    truth = exact(rows, list(range(20))).double()
-    kept = truth.gather(1, targets.ids)
-    rest, read_rest = ((1 - x.double().exp().sum(-1)).clamp_min(1e-12) for x in (kept, targets.log_probs))
-    kl = (kept.exp() * (kept - targets.log_probs.double())).sum(-1) + rest * (rest / read_rest).log()
-    assert float(kl.mean()) == pytest.approx(result.kl_nats, rel=1e-2)
-    assert result.kl_nats < 1e-3
-
-
-def test_draws_are_an_unbiased_estimate(tmp_path: Path) -> None:
-    rows = TokenRows(torch.tensor([[5, 7]]), torch.tensor([[-100, 7]]))
-    truth = exact(rows, [0])[0].exp()
-    draws: Counter[int] = Counter()
-    for seed in range(40):
-        captured(tmp_path / str(seed), rows, kind="sampled", k=256, seed=seed)
-        targets = opened(tmp_path / str(seed)).targets(batch_of(rows, [0]))
-        assert targets.kind == "sampled" and float(targets.weights.sum()) == pytest.approx(1.0)
-        draws.update(targets.ids[0].tolist())
-    total = sum(draws.values())
-    found = torch.tensor([draws[i] / total for i in range(VOCAB)])
-    error = (truth * (1 - truth) / total).sqrt()
-    assert float(((found - truth) / error).abs().max()) < 4.5  # of 96 ids
-
-
 def test_a_student_learns_from_it_what_it_learns_from_the_teacher_in_memory(tmp_path: Path) -> None:
     rows = small_rows(24)
     capture(teacher_model(), rows, tmp_path / "c", CaptureOptions(k=VOCAB, encoding="plain"))
@@ -128,7 +81,7 @@ def test_other_texts_and_models_are_refused(tmp_path: Path) -> None:
     batch = dict(batch_of(rows, [0]))
     batch["labels"] = batch["labels"].clone()
     batch["labels"][0, 5:] = -100
-    with pytest.raises(UnsupportedError, match="counts 4 tokens, its cache has 15"):
+    with pytest.raises(UnsupportedError, match="row 0 is not the text that was captured"):
         teacher.targets(batch)
     with pytest.raises(UnsupportedError, match="inner states"):
         teacher.body(batch, frozenset())
@@ -181,70 +134,222 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "c")
 
 
-def test_a_directory_of_another_capture_is_refused(tmp_path: Path) -> None:
-    captured(tmp_path / "c", small_rows(8))
-    with pytest.raises(UsageError, match="another capture: k"):
-        captured(tmp_path / "c", small_rows(8), k=8)
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="other files"):
-        captured(tmp_path / "d", small_rows(8))
+@pytest.mark.parametrize("encoding", ["packed", "plain"])
+def test_rows_of_many_lengths_and_packed_documents(tmp_path: Path, encoding: str) -> None:
+    rows = Ragged(23)
+    captured(tmp_path / "c", rows, encoding=encoding)
+    teacher = opened(tmp_path / "c", rows_digest=rows.digest())
+    for numbers in ([22, 0, 6], [5], [13, 13], list(range(23))):
+        targets, truth = teacher.targets(batch_of(rows, numbers)), exact(rows, numbers)
+        assert torch.equal(targets.ids.sort(-1).values, truth.topk(16).indices.sort(-1).values)
+        assert (targets.log_probs - truth.gather(1, targets.ids)).abs().max() < 0.1
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir()}
+def test_shuffled_rows_of_several_processes_get_their_own_targets(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cache, "OPEN_SHARDS", 1)
+    rows = Ragged(40)
+    captured(tmp_path / "c", rows, encoding="plain")
+    training, _ = set_aside(rows, 5)
+    for process in range(2):
+        loader = BatchLoader(
+            training,
+            Shuffled(ShuffledOptions(), training, batch_rows=3, seed=4),
+            batch_rows=3,
+            batches=30,
+            process=process,
+            processes=2,
+        )
+        teacher = opened(tmp_path / "c", rows_digest=rows.digest())
+        for batch, _ in zip(loader, range(30), strict=False):
+            targets, truth = teacher.targets(batch), exact(rows, batch["row"].tolist())
+            assert torch.allclose(targets.log_probs, truth.gather(1, targets.ids), atol=6e-3)
+        assert len(teacher._mapped) == 1 and len(teacher._sound) > 1
 
 
-def test_a_capture_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    rows = small_rows(40)
-    captured(tmp_path / "whole", rows, kind="sampled")
-    script = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from training_helpers import small_model, small_rows\n"
-        "from apt.training.teachers import capture as c\n"
-        "c.SHARD_TOKENS = 64\n"
-        "inner = c._kept\n"
-        "def slow(*a):\n"
-        "    for found in inner(*a):\n"
-        "        print('.', flush=True); time.sleep(0.05); yield found\n"
-        "c._kept = slow\n"
-        "model = small_model(3).eval().requires_grad_(False)\n"
-        "model.lm_head.weight.mul_(10.0)\n"
-        "options = c.CaptureOptions(k=16, batch_rows=3, kind='sampled')\n"
-        f"c.capture(model, small_rows(40), Path({str(tmp_path / 'killed')!r}), options, teacher='t')\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for _ in range(5):
-        assert process.stdout.readline()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    with pytest.raises(NotFoundError, match="did not end"):
-        opened(tmp_path / "killed")
-    shards = list((tmp_path / "killed").glob("shard-*.bin"))
-    assert shards
-    whole = [p for p in shards if p.with_suffix(".json").exists()]
-    stamps = [p.stat().st_mtime_ns for p in whole]
-    captured(tmp_path / "killed", rows, kind="sampled")
-    kept = {name: data for name, data in contents(tmp_path / "killed").items() if not name.startswith(".")}
-    assert kept == contents(tmp_path / "whole")
-    assert whole and [p.stat().st_mtime_ns for p in whole] == stamps
+class TopKOptions(Section):
+    """Options of the teacher below."""
+
+    name: str = "top_k_memory"
 
 
-def test_a_full_disk_is_told_and_the_capture_goes_on_later(tmp_path: Path) -> None:
-    import resource
+@dataclass
+class TopKInMemory:
+    """The likeliest ids of a teacher in memory, as a cache keeps them."""
 
-    rows = small_rows(40)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    options: TopKOptions
+    resources: Resources
+    needs = frozenset({"teacher"})
+    offers: frozenset[str] = frozenset()
+
+    def targets(self, batch: Batch, *, rng: Any = None, body: Any = None) -> SparseTargets:
+        model: Any = self.resources.teacher
+        with torch.no_grad():
+            found = top_k_of(DenseTargets(last_hidden(model, batch), Head.of(model)), 16)
+        rounded = found.log_probs.half().float()
+        return SparseTargets(found.ids, rounded.exp(), rounded)
+
+
+def test_training_with_it_is_training_with_the_same_targets_from_memory(tmp_path: Path) -> None:
+    rows = small_rows(24)
+    captured(tmp_path / "c", rows, encoding="plain")
+    here = f"{__name__}:"
+    told = Component("teacher", "top_k_memory", f"{here}TopKInMemory", f"{here}TopKOptions", "for this test")
+    registry = Registry((*CORE_COMPONENTS, told))
+    students = []
+    for name, teacher in (("cache", {"name": "cache", "path": str(tmp_path / "c")}), ("memory", TopKOptions())):
+        student = small_model()
+        loss = {"name": "distill", "alpha": 0.7}
+        config = small_config(loss=loss, steps=8, grad_accum=2, batch_rows=3)
+        section = config.train.loss.model_copy(update={"teacher": section_of(teacher, registry)})
+        config = config.model_copy(update={"train": config.train.model_copy(update={"loss": section})})
+        resources = Resources(teacher=teacher_model() if name == "memory" else None)
+        run(config, student, rows, run_dir=tmp_path / name, resources=resources, registry=registry)
+        students.append(student.state_dict())
+    start = small_model().state_dict()
+    for key, value in students[0].items():
+        moved = (value - start[key]).abs().max()
+        assert (value - students[1][key]).abs().max() <= 1e-2 * moved + 1e-7, key
+
+
+def section_of(teacher: Any, registry: Registry) -> Section:
+    if isinstance(teacher, Section):
+        return teacher
+    return cache.CacheTeacherOptions(**teacher)
+
+
+def test_a_row_of_another_text_is_refused_even_where_nobody_told_the_digest(tmp_path: Path) -> None:
+    rows = Ragged(9)
+    captured(tmp_path / "c", rows)
+    teacher = opened(tmp_path / "c")
+    whole = batch_of(rows, [6, 8])
+    teacher.targets(whole)
+    for key in ("input_ids", "position_ids"):
+        changed = {**whole, key: whole[key].clone()}
+        changed[key][0, 0] += 1
+        with pytest.raises(UnsupportedError, match="row 6 is not the text"):
+            teacher.targets(changed)
+    with pytest.raises(UnsupportedError, match="row 8 is not the text"):
+        teacher.targets({**whole, "row": torch.tensor([8, 6])})
+    with pytest.raises(UnsupportedError, match="row 9 was not captured"):
+        teacher.targets({**whole, "row": torch.tensor([6, 9])})
+    with pytest.raises(UnsupportedError, match="row -1 was not captured"):
+        teacher.targets({**whole, "row": torch.tensor([-1, 8])})
+    with pytest.raises(UnsupportedError, match="of a stream have none"):
+        teacher.targets({key: value for key, value in whole.items() if key != "row"})
+
+
+def test_what_pads_a_row_does_not_matter(tmp_path: Path) -> None:
+    rows = Ragged(9)
+    captured(tmp_path / "c", rows)
+    teacher = opened(tmp_path / "c")
+    batch = batch_of(rows, [0, 6])
+    padded = {**batch, "input_ids": batch["input_ids"].clone()}
+    padded["input_ids"][0, rows.length(0) :] = 77
+    assert torch.equal(teacher.targets(padded).ids, teacher.targets(batch_of(rows, [0, 6])).ids)
+
+
+class Words:
+    """As much of a tokenizer as its fingerprint is made of."""
+
+    chat_template = None
+
+    def __init__(self, *words: str) -> None:
+        self.special_tokens_map: dict[str, str] = {}
+        self._words = words
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self._words)}
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    from apt.training.data.files import fingerprint
+
+    rows, told = small_rows(8), fingerprint(Words("a", "b"))
+    capture(teacher_model(), rows, tmp_path / "c", CaptureOptions(k=4), tokenizer=told)
+    opened(tmp_path / "c", tokenizer=Words("a", "b"))
+    with pytest.raises(UnsupportedError, match="captured with another tokenizer"):
+        opened(tmp_path / "c", tokenizer=Words("b", "a"))
+    with pytest.raises(UsageError, match="for one tokenizer"):
+        opened(tmp_path / "c")
+
+
+def test_the_runner_refuses_a_cache_of_other_rows(tmp_path: Path) -> None:
+    captured(tmp_path / "c", small_rows(24))
+    config = small_config(loss={"name": "distill", "teacher": {"name": "cache", "path": str(tmp_path / "c")}})
+    with pytest.raises(UnsupportedError, match="another text"):
+        run(config, small_model(), small_rows(24, seed=7), run_dir=tmp_path / "r")
+
+
+def resealed(directory: Path, name: str, data: bytes) -> None:
+    """Replace a file and its hash: what somebody who means harm would do."""
+    manifest = directory / "manifest.json"
+    old = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    (directory / name).write_bytes(data)
+    manifest.write_text(manifest.read_text().replace(old, hashlib.sha256(data).hexdigest()))
+
+
+def test_no_pickle_is_read(tmp_path: Path) -> None:
+    rows = small_rows(8)
+    captured(tmp_path / "c", rows)
+    held = io.BytesIO()
+    np.save(held, np.array([print] * 9, dtype=object), allow_pickle=True)
+    resealed(tmp_path / "c", "rows.npy", held.getvalue())
+    with pytest.raises(BadInputError, match="not an array"):
+        opened(tmp_path / "c")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sound")
+    for encoding in ("packed", "plain"):
+        captured(place / encoding, small_rows(8), encoding=encoding)
+    return place
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_broken_manifest_is_one_clear_line(sound: Path, tmp_path: Path, data: st.DataObject) -> None:
+    text = (sound / "packed" / "manifest.json").read_bytes()
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, min(begin + 12, len(text))))
+    changed = text[:begin] + data.draw(st.binary(max_size=12)) + text[end:]
+    sent = data.draw(st.sampled_from([changed, text[:begin], b"[]", b'{"plan": []}', b"[" * 100_000]))
+    for path in (sound / "packed").iterdir():
+        target = tmp_path / path.name
+        target.write_bytes(sent if path.name == "manifest.json" else path.read_bytes())
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
-        with pytest.raises(CannotWriteError):
-            captured(tmp_path / "c", rows)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert captured(tmp_path / "c", rows).tokens == rows.tokens
+        opened(tmp_path).targets(batch_of(small_rows(8), [0, 7]))
+    except AptError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), encoding=st.sampled_from(["packed", "plain"]), few=st.booleans())
+def test_forged_records_are_refused_or_finite(sound: Path, tmp_path: Path, seed: int, encoding: str, few: bool) -> None:
+    rng = np.random.default_rng(seed)
+    for path in (sound / encoding).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "shard-00000.bin"
+    old = np.frombuffer(path.read_bytes(), np.uint8)
+    noise = rng.integers(0, 256, len(old), dtype=np.uint8)
+    forged = np.where(rng.random(len(old)) < (0.001 if few else 0.5), noise, old).astype(np.uint8)
+    if (forged == old).all():
+        return
+    resealed(tmp_path, path.name, forged.tobytes())
+    try:
+        targets = opened(tmp_path).targets(batch_of(small_rows(8), [0, 1]))
+    except BadInputError:
+        return
+    assert bool(targets.log_probs.isfinite().all()) and int(targets.ids.min()) >= 0 and int(targets.ids.max()) < VOCAB
+
+
+def test_a_manifest_that_asks_for_more_than_there_is(tmp_path: Path) -> None:
+    captured(tmp_path / "c", small_rows(8))
+    path = tmp_path / "c" / "manifest.json"
+    whole = json.loads(path.read_text())
+    for key, value in (("k", 10**9), ("k", 97), ("vocabulary", 10**400), ("rows", 10**12), ("tokens", 10**15)):
+        held = json.loads(json.dumps(whole))
+        held["plan"][key] = value
+        path.write_text(json.dumps(held))
+        with pytest.raises(BadInputError):
+            opened(tmp_path / "c")
