@@ -153,6 +153,10 @@ class _Checker:
         self, errors: list[ErrorDetails], schema: type[BaseModel], values: Mapping[str, Any], at: Location
     ) -> None:
         """Note pydantic's faults; those of a value that fits none of several types are one."""
+        known, misspelt = _names_at(schema, ()), (e["loc"][-1] for e in errors if e["type"] == "extra_forbidden")
+        meant = {did_you_mean(str(word), known) for word in misspelt}
+        # What is there under another spelling is not told a second time, as missing.
+        errors = [e for e in errors if e["type"] != "missing" or f"did you mean {e['loc'][-1]!r}?" not in meant]
         places: dict[Location, list[ErrorDetails]] = {}
         for error in errors:
             places.setdefault(_place(error, schema, values), []).append(error)

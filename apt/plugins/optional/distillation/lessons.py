@@ -16,8 +16,8 @@ from apt.training.components import build, sections_of
 from apt.training.config import TrainConfig
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import TokenRows
-from apt.training.precision import autocast_dtype
 from apt.training.runner import device
+from apt.training.teachers.loading import load_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def prepare(
 
     @functools.cache
     def teacher() -> Any:
-        model: Any = pair.teacher.load(dtype=_teacher_dtype(config), device=str(device()))
+        model: Any = load_teacher(pair.teacher, config, device())
         return model.requires_grad_(False)
 
     rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher() if samples else None)
@@ -79,11 +79,3 @@ def _rows(
     source = TokenRows(texts.train.ids, texts.train.labels)
     source.check(min(int(c.config["vocab_size"]) for c in (pair.teacher, pair.student)))
     return source, None, texts.heldout, texts.train.source
-
-
-def _teacher_dtype(config: TrainConfig) -> torch.dtype:
-    """What the config says; else the dtype of the products: a teacher that is not trained needs no wider weights."""
-    stated = {getattr(s, "dtype", "auto") for kind, s in sections_of(config) if kind == "teacher"} - {"auto"}
-    if stated:
-        return torch.bfloat16 if stated == {"bf16"} else torch.float32
-    return autocast_dtype(config.train.precision, device()) or torch.float32
