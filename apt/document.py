@@ -124,6 +124,29 @@ _CONSTRUCT: Final[dict[str, Any]] = {
 }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes mappings in their order, every level indented by 2, and quotes what :func:`parse` reads as no text."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indent the items of a list, too."""
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a value that comes twice twice."""
+        return True
+
+
+for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _regexp, [_first])
+
+
+def dump(value: Any) -> str:
+    """Return plain values as YAML that :func:`parse` reads as the same values; Chinese stays readable."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, indent=2, width=120)
+    return text
+
+
 def read(path: Path) -> Document:
     """Read a YAML file.
 
@@ -185,10 +208,13 @@ class _Builder:
         self._count += 1
         if self._count > MAX_NODES or id(node) in self._open or len(location) > 50:
             line = node.start_mark.line + 1
-            raise DocumentError([Problem(self._document.file, line, "an alias makes the document endless")])
+            message = "nested too deep, or an alias makes the document endless"
+            raise DocumentError([Problem(self._document.file, line, message)])
         self._document.lines.setdefault(location, node.start_mark.line + 1)
         self._open.add(id(node))
         try:
+            if not isinstance(node, yaml.ScalarNode) and str(node.tag).removeprefix(_TAG) not in ("map", "seq"):
+                self._fault(node.start_mark.line + 1, f"the tag {node.tag!r} is not allowed here")
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, location)
             if isinstance(node, yaml.SequenceNode):

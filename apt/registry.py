@@ -82,6 +82,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the nearest known word, or the list of the known ones."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not near:  # of a short word, two letters in the wrong order or case are most of it
+        near = [name for name in names if sorted(name.casefold()) == sorted(word.casefold())]
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(names)}" if names else ""
@@ -326,7 +328,7 @@ CORE_COMPONENTS: Final = (
     Component(
         "operation",
         "train",
-        "apt.training.job:train",
+        "apt.plugins.training:train",
         "apt.training.job:TrainOptions",
         "train a model as a config says",
     ),

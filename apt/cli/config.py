@@ -83,9 +83,9 @@ def show(name: ConfigArgument, json: JsonOption = False, quiet: QuietOption = Fa
     if output.json_requested():
         output.emit(found)
         return
-    import yaml
+    from apt.document import dump
 
-    output.emit_text(yaml.safe_dump(found.config, sort_keys=False, allow_unicode=True).rstrip("\n"))
+    output.emit_text(dump(found.config).rstrip("\n"))
 
 
 @app.command()

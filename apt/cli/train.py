@@ -14,8 +14,8 @@ from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption,
 @console.emits("apt.training.report:TrainReport", "apt.training.report:TrainPlan")
 def train(
     config: Annotated[
-        Path,
-        typer.Option("--config", metavar="YAML", help="The whole run: every hyper-parameter is there."),
+        str,
+        typer.Option("--config", metavar="YAML", help="The whole run: a file, or the name of a shipped config."),
         Completes("file"),
     ],
     model: Annotated[
@@ -76,10 +76,10 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts one process after another of the same call
     console.configure(json=json and first, quiet=quiet or not first)
     from apt.plugins import host
-    from apt.training import job
+    from apt.training import catalog, job
 
     registry = host.current().registry()
-    given = {"config": config, "model": model, "teacher": teacher}
+    given = {"config": catalog.find(config), "model": model, "teacher": teacher}
     options = job.TrainOptions.of_command(
         **given,
         output=output or job.output_of(given, registry),

@@ -76,7 +76,7 @@ def find(ref: str) -> Path:
     if path.is_file():
         return path
     known = shipped()
-    name = ref.removesuffix(".yaml").removeprefix("configs/")
+    name = ref.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     if name in known:
         return known[name]
     raise NotFoundError(f"no config {ref!r}: neither a file nor shipped", hint=did_you_mean(name, known))

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from apt.console.errors import UsageError
+from apt.console.errors import AptError, UsageError, one_line
+from apt.document import Location
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.contract import Loss, Resources
 from apt.training.sections import OfKind, Section
@@ -35,12 +36,30 @@ def needing(*names: str) -> Callable[[_Target], _Target]:
     return mark
 
 
+def target_of(kind: str, section: Section, registry: Registry | None = None) -> Any:
+    """Import what the component that a section names is made by.
+
+    :raises AptError: in one line, when the module of a plugin cannot be imported.
+    """
+    component = component_of(kind, section, registry)
+    try:
+        return component.load()
+    except (AptError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever the import of somebody else's module raises
+        if not component.plugin:
+            raise
+        raise AptError(
+            f"the {kind} {section.name!r} of the plugin {component.plugin!r} cannot be imported: {one_line(error)}"
+        ) from error
+
+
 def build(kind: str, section: Section, resources: Resources) -> Any:
     """Return what the component that a section names makes of it.
 
     :raises UsageError: when it needs a resource (a teacher, a tokenizer) that is not given.
     """
-    target = component_of(kind, section, resources.registry).load()
+    target = target_of(kind, section, resources.registry)
     for need in sorted(getattr(target, "needs", ())):
         if getattr(resources, need, None) is None:
             raise UsageError(f"the {kind} {section.name!r} needs a {need}")
@@ -61,19 +80,33 @@ def build_loss(options: Section, registry: Registry | None = None, *, resources:
 
 def sections_of(model: BaseModel) -> Iterator[tuple[str, Section]]:
     """Yield every section in a config and the kind of component that it names, outer ones first."""
+    for _, kind, section in placed_sections(model):
+        yield kind, section
+
+
+def placed_sections(model: BaseModel, at: Location = ()) -> Iterator[tuple[Location, str, Section]]:
+    """Yield every section in a config with its place and the kind of component that it names, outer ones first."""
     for name, field in type(model).model_fields.items():
         marks = [m.kind for m in field.metadata if isinstance(m, OfKind)]
         marks += [p.kind for p in _parts(field.annotation) if isinstance(p, OfKind)]
-        for value in _models(getattr(model, name)):
+        for place, value in _models(getattr(model, name), (*at, name)):
             if isinstance(value, Section) and marks:
-                yield marks[0], value
-            yield from sections_of(value)
+                yield place, marks[0], value
+            yield from placed_sections(value, place)
 
 
 def needs_of(config: BaseModel, registry: Registry | None = None) -> frozenset[str]:
     """Return the names of the resources that a config's components cannot do without."""
-    found = (component_of(kind, section, registry).load() for kind, section in sections_of(config))
-    return frozenset().union(*(getattr(target, "needs", frozenset()) for target in found))
+    return frozenset(needed_by(config, registry))
+
+
+def needed_by(config: BaseModel, registry: Registry | None = None) -> dict[str, str]:
+    """Return what a config's components cannot do without, each with the first that needs it: ``teacher 'memory'``."""
+    found: dict[str, str] = {}
+    for kind, section in sections_of(config):
+        for need in sorted(getattr(target_of(kind, section, registry), "needs", ())):
+            found.setdefault(need, f"{kind} {section.name!r}")
+    return found
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
@@ -82,12 +115,12 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-def _models(value: Any) -> Iterator[BaseModel]:
+def _models(value: Any, at: Location) -> Iterator[tuple[Location, BaseModel]]:
     if isinstance(value, BaseModel):
-        yield value
+        yield at, value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _models(item)
+        for key, item in value.items():
+            yield from _models(item, (*at, key))
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _models(item)
+        for index, item in enumerate(value):
+            yield from _models(item, (*at, index))

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from apt.document import Document, read
+from apt.document import Document, Location, read
 from apt.registry import Registry
-from apt.training.components import core_registry
+from apt.training.components import core_registry, placed_sections
 from apt.training.losses.ce import CrossEntropyOptions
 from apt.training.optimizers.adamw import AdamWOptions
 from apt.training.samplers.epochs import ShuffledOptions
@@ -132,14 +132,6 @@ class TrainConfig(_Settings):
     train: TrainSection = Field(description="The run.")
     tracking: TrackingConfig | None = Field(default=None, description="Nothing is tracked when absent.")
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.train.early_stopping is not None and self.train.eval_every > self.train.steps:
-            raise ValueError("train.early_stopping: no evaluation comes before the last step; lower train.eval_every")
-        if (self.train.log_every or 0) > self.train.steps:
-            raise ValueError("train.log_every: nothing is logged before the last step; lower it")
-        return self
-
     def resolved(self) -> dict[str, Any]:
         """Return the config as plain values, defaults filled in."""
         return self.model_dump(mode="json")
@@ -168,4 +160,19 @@ def read_config(path: Path, registry: Registry | None = None) -> TrainConfig:
 
 def _checked(document: Document, registry: Registry | None) -> TrainConfig:
     config: TrainConfig = check(TrainConfig, document, registry or core_registry())
+    for location, message in _contradictions(config):
+        document.problem(location, f"{'.'.join(map(str, location))}: {message}")
+    document.raise_problems()
     return config
+
+
+def _contradictions(config: TrainConfig) -> Iterator[tuple[Location, str]]:
+    """Yield what is right by itself and wrong together."""
+    train = config.train
+    if train.early_stopping is not None and train.eval_every > train.steps:
+        yield ("train", "early_stopping"), "no evaluation comes before the last step; lower train.eval_every"
+    if (train.log_every or 0) > train.steps:
+        yield ("train", "log_every"), "nothing is logged before the last step; lower it"
+    for place, _, section in placed_sections(config):
+        for key, message in section.contradictions(config):
+            yield (*place, *filter(None, key.split("."))), message

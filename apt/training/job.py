@@ -1,5 +1,6 @@
 """The operation ``train``: a config, the model that it names, and the checkpoint that comes of it."""
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,27 +16,30 @@ from torch import Tensor
 from apt import store
 from apt.checkpoint.atomic import recover
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import AptError, TargetExistsError, UsageError
+from apt.console.errors import AptError, BadInputError, TargetExistsError, UnsupportedError, UsageError
 from apt.evaluation.statistics import Estimate, paired_ratio, ratio_estimate
 from apt.options import FileRef, ModelRef, Options, OutputPath, Overwrite
 from apt.registry import Registry, did_you_mean
 from apt.training.attention import fast_attention
-from apt.training.components import build, core_registry, needs_of, sections_of
+from apt.training.components import build, core_registry, needed_by
 from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
 from apt.training.evaluation import score_source
 from apt.training.output import round_weights, write_trained
 from apt.training.pairing import shared_vocabulary
-from apt.training.parallel import on_first, processes
-from apt.training.precision import autocast_dtype
+from apt.training.parallel import on_first, processes, refuse_sharding
 from apt.training.report import TrainPlan, TrainReport
 from apt.training.result import TrainResult
 from apt.training.run_directory import RUN_NAME
 from apt.training.runner import START_NAME, device, run
+from apt.training.teachers.loading import load_teacher
+from apt.training.tracking.choice import check_tracking
 
 #: A key that a resumed run may differ in without being one of the config's.
 _PROCESSES: Final = "processes"
+#: Resources that are made of weights; data that need none of them are read before any weight is.
+_OF_WEIGHTS: Final = frozenset({"model", "teacher"})
 
 
 class TrainOptions(Options):
@@ -122,12 +126,15 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
     """
     registry = registry or core_registry()
     job = _open(options, registry)
+    resources = Resources(shared_vocab=job.shared_vocab, tokenizer=_tokenizer(job.model), registry=registry)
+    assert job.config.data is not None
+    early = not _OF_WEIGHTS & needed_by(job.config.data, registry).keys()
+    rows = _rows(job, resources) if early else None
     model = job.model.load(dtype=torch.float32)
-    resources = Resources(
-        teacher=_load_teacher(job), shared_vocab=job.shared_vocab, tokenizer=job.model.tokenizer(), model=model,
-        registry=registry,
-    )  # fmt: skip
-    rows = _rows(job, resources)
+    teacher = load_teacher(job.teacher, job.config, device()) if job.teacher is not None else None
+    resources = dataclasses.replace(resources, teacher=teacher, model=model)
+    if rows is None:
+        rows = _rows(job, resources)
     before = _scores(model, rows.evaluation, job.config)
     trained = run(
         job.config, model, rows.training, evaluation=rows.evaluation, run_dir=job.run_dir,
@@ -145,9 +152,9 @@ def _open(options: TrainOptions, registry: Registry | None) -> _Job:
     """Find everything that a run needs, and refuse what cannot be done before any weight is read."""
     config = read_config(options.config, registry)
     _check_allowed(options.allow_change, config)
+    refuse_sharding(config.train.sharding)
+    check_tracking(config.tracking)
     name = _named_model(options.model, config, options.config)
-    teacher_name = options.teacher or config.teacher
-    config = config.model_copy(update={"model": name, "teacher": teacher_name})
     if config.data is None:
         raise UsageError(f"{options.config}: data: is missing", hint="say what is trained on: data.train")
     run_dir = options.run_dir or options.output.absolute().with_name(f".{options.output.absolute().name}.run")
@@ -156,13 +163,10 @@ def _open(options: TrainOptions, registry: Registry | None) -> _Job:
         raise TargetExistsError(f"{options.output} exists already", hint="choose another output or give --overwrite")
     if run_dir.exists() and not (run_dir / RUN_NAME).exists() and _holds_anything(run_dir):
         raise UsageError(f"{run_dir} holds something else than a run", hint="choose an empty directory")
-    if "teacher" in needs_of(config, registry) and teacher_name is None:
-        raise UsageError(
-            f"{options.config}: the run needs a teacher, and none is named",
-            hint="--teacher MODEL, or the key teacher in the config",
-        )
-    model = Checkpoint.open(name)
-    teacher = Checkpoint.open(teacher_name) if teacher_name is not None else None
+    teacher_name = _named_teacher(options, config, registry)
+    config = config.model_copy(update={"model": name, "teacher": teacher_name})
+    model = _opened(name)
+    teacher = _opened(teacher_name) if teacher_name is not None else None
     shared = shared_vocabulary(teacher, model) if teacher is not None else None
     return _Job(config, model, teacher, shared, run_dir)
 
@@ -172,6 +176,58 @@ def _named_model(given: str | None, config: TrainConfig, path: Path) -> str:
     if name is None:
         raise UsageError(f"{path}: no model is named", hint="--model MODEL, or the key model in the config")
     return name
+
+
+def _named_teacher(options: TrainOptions, config: TrainConfig, registry: Registry | None) -> str | None:
+    """Return the teacher of a run that learns from one; refuse one that nobody listens to, and any other lack."""
+    needs = needed_by(config, registry)
+    name = options.teacher or config.teacher
+    if "teacher" in needs and name is None:
+        raise UsageError(
+            f"{options.config}: the {needs['teacher']} needs a teacher, and none is named",
+            hint="--teacher MODEL, or the key teacher in the config",
+        )
+    if "teacher" not in needs and options.teacher is not None:
+        raise UsageError(f"{options.config}: nothing in it learns from a teacher in memory", hint="leave --teacher out")
+    for need in sorted(needs.keys() - {f.name for f in dataclasses.fields(Resources)}):
+        raise UsageError(f"{options.config}: the {needs[need]} needs a {need}, which a training run does not have")
+    return name if "teacher" in needs else None
+
+
+def _opened(ref: str) -> Checkpoint:
+    """Open a checkpoint by its headers.
+
+    :raises UnsupportedError: for one that only its own code can run, and for one that is quantized.
+    """
+    from transformers import CONFIG_MAPPING
+
+    found = Checkpoint.open(ref)
+    kind = found.config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        own = "; the code in the checkpoint is never run" if "auto_map" in found.config else ""
+        raise UnsupportedError(f"{found.path}: transformers has no model of type {kind!r}{own}")
+    dtype = found.stored_dtype
+    if not dtype.is_floating_point or dtype.itemsize < 2 or "quantization_config" in found.config:
+        raise UnsupportedError(
+            f"{found.path}: its weights are quantized, and nothing can be trained in them",
+            hint="take the model that it was quantized from",
+        )
+    return found
+
+
+def _tokenizer(model: Checkpoint) -> Any:
+    """Return a model's tokenizer.
+
+    :raises BadInputError: when it makes ids that the model has no embedding of.
+    """
+    tokenizer = model.tokenizer()
+    ids = int(model.config.get("vocab_size") or 0)
+    if ids and len(tokenizer) > ids:
+        raise BadInputError(
+            f"{model.path}: the tokenizer knows {len(tokenizer):,} ids, the model has {ids:,}",
+            hint="the tokenizer is of another model",
+        )
+    return tokenizer
 
 
 def _holds_anything(run_dir: Path) -> bool:
@@ -199,18 +255,6 @@ def _keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
         yield inner
         if isinstance(value, Mapping):
             yield from _keys(value, inner)
-
-
-def _load_teacher(job: _Job) -> Any:
-    """Load the teacher without gradients: in the dtype that the config says, else in that of the products."""
-    if job.teacher is None:
-        return None
-    stated = {getattr(s, "dtype", "auto") for kind, s in sections_of(job.config) if kind == "teacher"} - {"auto"}
-    if stated:
-        dtype = torch.bfloat16 if stated == {"bf16"} else torch.float32
-    else:
-        dtype = autocast_dtype(job.config.train.precision, device()) or torch.float32
-    return job.teacher.load(dtype=dtype, device=str(device())).requires_grad_(False)
 
 
 def _rows(job: _Job, resources: Resources) -> _Rows:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import yaml
 
 from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter
 from apt.console.output import to_jsonable
+from apt.document import dump
 from apt.training.config import TrainConfig
 from apt.training.record import run_record
 
@@ -20,8 +20,7 @@ CONFIG_NAME: Final = "training.yaml"
 
 def config_text(config: TrainConfig) -> str:
     """Return a resolved config as YAML."""
-    text: str = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
-    return text
+    return dump(config.resolved())
 
 
 def round_weights(model: Any, dtype: torch.dtype) -> None:

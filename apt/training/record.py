@@ -43,7 +43,8 @@ def git_state() -> dict[str, Any] | None:
 def _git(*words: str) -> str | None:
     try:
         ran = subprocess.run(
-            ["git", *words],
+            # A repository may name programs in its settings; none of them is started by looking at it.
+            ["git", "-c", "core.fsmonitor=false", *words],
             capture_output=True,
             text=True,
             errors="replace",

@@ -9,6 +9,7 @@ from typing import Any, Final
 from apt.checkpoint.atomic import atomic_file
 from apt.checkpoint.lock import locked
 from apt.console.errors import WRITE_REFUSALS, CannotWriteError, UsageError, system_error
+from apt.document import dump
 from apt.training.config import TrainConfig
 
 RUN_NAME: Final = "run.json"
@@ -56,10 +57,8 @@ def claim(
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Write the run's record, and its config as a YAML file that can be run again."""
-    import yaml
-
     _write(run_dir / RECORD_NAME, record)
-    text = yaml.safe_dump(record["config"], sort_keys=False, allow_unicode=True)
+    text = dump(record["config"])
     with atomic_file(run_dir / CONFIG_NAME, overwrite=True) as stream:
         stream.write(text.encode())
 

@@ -20,11 +20,12 @@ from apt.console.progress import progress
 from apt.registry import Registry
 from apt.training.attention import fast_attention
 from apt.training.callbacks import EarlyStop, RunCallback, has_converged
-from apt.training.components import build, build_loss, component_of, core_registry
+from apt.training.components import build, build_loss, core_registry, target_of
 from apt.training.config import TrainConfig, TrainSection
 from apt.training.contract import Resources, RowSource, RowStream, Tuning
 from apt.training.data.loader import BatchLoader
 from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
+from apt.training.environment import unsteered
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
@@ -54,6 +55,7 @@ class _Parts:
     schedule: torch.optim.lr_scheduler.LRScheduler
 
 
+@unsteered()
 def run(
     config: TrainConfig,
     model: Model,
@@ -259,7 +261,7 @@ def _split(
 def _optimizer(section: TrainSection, module: LossModule, resources: Resources) -> torch.optim.Optimizer:
     """Parameters go by their names in the model; those of the loss keep the prefix ``loss.``."""
     named = [(name.removeprefix("model."), p) for name, p in module.named_parameters()]
-    make = component_of("optimizer", section.optimizer, resources.registry).load()
+    make = target_of("optimizer", section.optimizer, resources.registry)
     optimizer: torch.optim.Optimizer = make(named, section.optimizer)
     return optimizer
 
@@ -267,7 +269,7 @@ def _optimizer(section: TrainSection, module: LossModule, resources: Resources) 
 def _schedule(
     section: TrainSection, optimizer: torch.optim.Optimizer, resources: Resources
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    schedule = component_of("scheduler", section.scheduler, resources.registry).load()
+    schedule = target_of("scheduler", section.scheduler, resources.registry)
     factor: Callable[[int], float] = functools.partial(
         _factor, schedule=schedule, total=section.steps, options=section.scheduler
     )
@@ -282,7 +284,7 @@ def _loader(section: TrainSection, data: RowSource | RowStream, resources: Resou
     state = processes()
     sampler = None
     if not is_stream(data):
-        make = component_of("sampler", section.sampler, resources.registry).load()
+        make = target_of("sampler", section.sampler, resources.registry)
         sampler = make(section.sampler, data, batch_rows=section.batch_rows, seed=section.seed)
     return BatchLoader(
         data,

@@ -1,7 +1,8 @@
 """The base of every component's options, and the marks by which a config says what kind of component belongs where."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
@@ -12,6 +13,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="The component.")
+
+    def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
+        """Yield what of these options does not go with the rest of a run: a key of theirs (or ``""``), and why.
+
+        :param config: the whole :class:`apt.training.config.TrainConfig`; asked once every section by itself is right.
+        """
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

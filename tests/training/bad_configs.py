@@ -233,7 +233,22 @@ def _unknown_components(registry: Registry) -> Iterator[Case]:
 
 
 #: Contradictions: what is set, and the key that is told.
+_MIXED = {"train": {"name": "mixture", "parts": {"a": {"name": "text", "path": "embedded"}}}}
+_ROWS = {"name": "jsonl", "path": "a.jsonl", "text": "text"}
 _CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"data": _MIXED, "train": {"steps": 3, "sampler": {"name": "mixture", "weights": {"a": 1.0, "b": 1.0}}}},
+        "train.sampler.weights.b",
+    ),
+    (
+        {"data": _MIXED, "train": {"steps": 3, "sampler": {"name": "mixture", "weights": {"b": 1.0}}}},
+        "train.sampler.weights",
+    ),
+    ({"data": {"train": {**_ROWS, "streaming": True}}, "train": {"steps": 3}}, "data.train.streaming"),
+    (
+        {"data": {"train": _ROWS, "eval": {**_ROWS, "streaming": True}}, "train": {"steps": 3}},
+        "data.eval.streaming",
+    ),
     ({"train": {"steps": 3, "early_stopping": {"patience": 1}}}, "train.early_stopping"),
     ({"train": {"steps": 3, "log_every": 5}}, "train.log_every"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "k": 3}}}, "train.loss.k"),
@@ -256,6 +271,11 @@ def _structure() -> Iterator[Case]:
         yield _case(f"contradiction {i} {place}", values, tuple(place.split(".")))
     good = "train:\n  steps: 1\n"
     deep = "".join(f"{'  ' * n}a{n}:\n" for n in range(60)) + f"{'  ' * 60}1\n"
+    yield Case(
+        "two letters exchanged", f"{good}  optimizer:\n    name: adamw\n    rl: 1\n", 5, "train.optimizer.rl", "lr"
+    )
+    yield Case("another case", f"{good}  optimizer:\n    name: adamw\n    LR: 1\n", 5, "train.optimizer.LR", "lr")
+    yield Case("a tag on a section", f"{good}  loss: !mine\n    name: ce\n", 3, "")
     yield Case("a list", "- train\n- data\n", 1, "")
     yield Case("a word", "train\n", 1, "")
     yield Case("nothing", "", 1, "")

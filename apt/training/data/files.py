@@ -8,7 +8,7 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -42,6 +42,13 @@ class FileOptions(Section):
     streaming: bool = Field(
         default=False, description="Read the records one after another, without a copy on disk; needs data.eval."
     )
+
+    def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
+        """Yield where rows are needed by number."""
+        if self.streaming and config.data.eval is None:
+            yield "streaming", "no rows can be set aside from a stream; give data.eval"
+        if self.streaming and config.data.eval is self:
+            yield "streaming", "rows to evaluate on are not streamed"
 
 
 class RecordOptions(FileOptions):

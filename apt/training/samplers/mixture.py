@@ -1,6 +1,6 @@
 """Rows of several parts by weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +25,16 @@ class MixtureSamplerOptions(Section):
         if not all(0 <= w < float("inf") for w in self.weights.values()) or not any(self.weights.values()):
             raise ValueError("weights are not negative, and one of them is above 0")
         return self
+
+    def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
+        """Yield what weights and parts do not have in common, where the parts are named in the config."""
+        parts = getattr(config.data and config.data.train, "parts", None)
+        if not isinstance(parts, dict):
+            return
+        for name in sorted(self.weights.keys() - parts.keys()):
+            yield f"weights.{name}", f"no part of data.train is called {name!r}; {did_you_mean(name, parts)}"
+        for name in sorted(parts.keys() - self.weights.keys()):
+            yield "weights", f"the part {name!r} of data.train has no weight; 0 leaves it out"
 
 
 class MixtureSampler:

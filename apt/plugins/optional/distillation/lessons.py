@@ -4,8 +4,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from apt.evaluation.texts import Rows
 from apt.plugins.optional.distillation.caching import fill_cache
 from apt.plugins.optional.distillation.options import DistillOptions
@@ -16,8 +14,8 @@ from apt.training.components import build, sections_of
 from apt.training.config import TrainConfig
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import TokenRows
-from apt.training.precision import autocast_dtype
 from apt.training.runner import device
+from apt.training.teachers.loading import load_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def prepare(
 
     @functools.cache
     def teacher() -> Any:
-        model: Any = pair.teacher.load(dtype=_teacher_dtype(config), device=str(device()))
+        model: Any = load_teacher(pair.teacher, config, device())
         return model.requires_grad_(False)
 
     rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher() if samples else None)
@@ -79,11 +77,3 @@ def _rows(
     source = TokenRows(texts.train.ids, texts.train.labels)
     source.check(min(int(c.config["vocab_size"]) for c in (pair.teacher, pair.student)))
     return source, None, texts.heldout, texts.train.source
-
-
-def _teacher_dtype(config: TrainConfig) -> torch.dtype:
-    """What the config says; else the dtype of the products: a teacher that is not trained needs no wider weights."""
-    stated = {getattr(s, "dtype", "auto") for kind, s in sections_of(config) if kind == "teacher"} - {"auto"}
-    if stated:
-        return torch.bfloat16 if stated == {"bf16"} else torch.float32
-    return autocast_dtype(config.train.precision, device()) or torch.float32

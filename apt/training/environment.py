@@ -1,0 +1,29 @@
+"""Keeps a run from being steered by anything but its config."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from apt.console import output
+
+#: Variables by which accelerate would change precision, accumulation, compilation or sharding behind a config's back.
+#: Which processes there are (RANK, WORLD_SIZE, MASTER_ADDR, …) and what hardware is used is not among them.
+_PREFIXES: Final = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+
+
+@contextmanager
+def unsteered() -> Iterator[None]:
+    """Put accelerate's variables away, also those that Trainer sets meanwhile; they are as before afterwards."""
+    found = _taken()
+    if found:
+        output.note(f"not heeded, the config alone says how a run goes: {', '.join(sorted(found))}")
+    try:
+        yield
+    finally:
+        _taken()
+        os.environ.update(found)
+
+
+def _taken() -> dict[str, str]:
+    return {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_PREFIXES)}

@@ -1,0 +1,150 @@
+"""What a run refuses before it reads weights, what no variable changes, and what a recipe can name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import job_helpers as helpers
+import pytest
+import torch
+
+from apt.checkpoint import loading
+from apt.checkpoint.reader import Checkpoint
+from apt.console.errors import AptError, BadInputError, UnsupportedError, UsageError
+from apt.document import read
+from apt.registry import Component
+from apt.training import job
+from apt.training.config import parse_config
+from apt.training.report import TrainReport
+
+
+def run(tmp_path: Path, values: dict[str, Any], **given: Any) -> TrainReport:
+    return job.train(helpers.options(tmp_path, values, **given), helpers.registry())
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test when weights are read."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(loading, "load_model", load)
+    monkeypatch.setattr(Checkpoint, "read_bytes", load)
+    monkeypatch.setattr(Checkpoint, "digest", load)
+
+
+def _edited(source: Path, target: Path, **changes: Any) -> Path:
+    target.mkdir()
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    config = {**json.loads((target / "config.json").read_text(encoding="utf-8")), **changes}
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return target
+
+
+def test_models_that_cannot_be_trained_are_refused_before_weights_are_read(
+    tmp_path: Path, llama_dir: Path, no_weights: None
+) -> None:
+    own = _edited(llama_dir, tmp_path / "own", model_type="mine", auto_map={"AutoModelForCausalLM": "m.M"})
+    with pytest.raises(UnsupportedError, match="no model of type 'mine'; the code in the checkpoint is never run"):
+        run(tmp_path, helpers.small_run(), model=str(own))
+    short = _edited(llama_dir, tmp_path / "short", vocab_size=100)
+    with pytest.raises(BadInputError, match="tokenizer knows 288 ids, the model has 100"):
+        run(tmp_path, helpers.small_run(), model=str(short))
+    values = helpers.small_run()
+    values["data"]["train"]["ids"] = 999
+    with pytest.raises(BadInputError, match="the model's vocabulary ends at 287"):
+        run(tmp_path, values, model=str(llama_dir))
+
+
+def test_a_quantized_model_is_refused(tmp_path: Path, llama_dir: Path, no_weights: None) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = _edited(llama_dir, tmp_path / "int8")
+    tensors = load_file(path / "model.safetensors")
+    save_file({k: t.to(torch.int8) for k, t in tensors.items()}, path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match="its weights are quantized"):
+        run(tmp_path, helpers.small_run(), model=str(path))
+
+
+def test_what_a_run_does_not_have_is_told_by_who_needs_it(tmp_path: Path, llama_dir: Path, no_weights: None) -> None:
+    needy = Component("data", "needy", f"{__name__}:needy")
+    values = helpers.small_run()
+    values["data"]["train"] = {"name": "needy"}
+    with pytest.raises(UsageError, match="the data 'needy' needs a crystal_ball"):
+        job.train(helpers.options(tmp_path, values, model=str(llama_dir)), helpers.registry(needy))
+
+
+def needy(options: Any, resources: Any) -> Any:
+    raise AssertionError
+
+
+needy.needs = frozenset({"crystal_ball"})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ACCELERATE_MIXED_PRECISION": "bf16"},
+        {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+        {"ACCELERATE_DYNAMO_BACKEND": "EAGER"},
+        {"WANDB_MODE": "online", "WANDB_PROJECT": "other", "TRAIN_STEPS": "1", "APT_TRAIN__STEPS": "1"},
+    ],
+    ids=lambda v: next(iter(v)),
+)
+def test_no_environment_variable_changes_a_run(
+    variables: dict[str, str], tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = helpers.small_run(grad_accum=2)
+    first = run(tmp_path, values, model=str(llama_dir))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    second = run(tmp_path, values, model=str(llama_dir), output=tmp_path / "second")
+    assert second.curve == first.curve
+    assert second.config == first.config
+    assert (tmp_path / "second" / "model.safetensors").read_bytes() == (
+        tmp_path / "out" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_the_written_yaml_reads_as_it_was(tmp_path: Path, llama_dir: Path) -> None:
+    values = helpers.small_run(optimizer={"name": "adamw", "lr": 1e-5})
+    values["model"] = str(llama_dir)
+    run(tmp_path, values)
+    document = read(tmp_path / "out" / "training.yaml")
+    assert document.value == parse_config(values, helpers.registry()).resolved()
+    for line in (tmp_path / "out" / "training.yaml").read_text(encoding="utf-8").splitlines():
+        assert (len(line) - len(line.lstrip())) % 2 == 0
+
+
+def test_a_teacher_is_loaded_only_for_a_run_that_learns_from_one(tmp_path: Path, llama_dir: Path) -> None:
+    values = {**helpers.small_run(), "teacher": "./nowhere"}
+    assert run(tmp_path, values, model=str(llama_dir)).teacher is None
+    with pytest.raises(UsageError, match="nothing in it learns from a teacher"):
+        run(tmp_path, values, model=str(llama_dir), teacher=str(llama_dir), output=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": {"sharding": "fsdp2"}}, "fsdp2 needs CUDA"),
+        ({"tracking": {"wandb_mode": "online"}}, "wandb_mode: online needs a W&B key|'wandb' is not installed"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused_before_weights_are_read(
+    change: dict[str, Any], message: str, tmp_path: Path, llama_dir: Path, no_weights: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if torch.cuda.is_available() and "train" in change:
+        pytest.skip("here it can")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = helpers.small_run(**change.get("train", {}))
+    if "tracking" in change:
+        values["tracking"] = change["tracking"]
+    with pytest.raises(AptError, match=message):
+        run(tmp_path, values, model=str(llama_dir))
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".out.run").exists()
