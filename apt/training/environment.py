@@ -26,4 +26,7 @@ def unsteered() -> Iterator[None]:
 
 
 def _taken() -> dict[str, str]:
-    return {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_PREFIXES)}
+    found = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}
+    for name in found:
+        del os.environ[name]
+    return found
