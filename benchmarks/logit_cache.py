@@ -5,8 +5,9 @@
 Two parts. The packing alone is measured on distributions as peaked as a language model's: the logit of the id of rank r
 is -s log r with normal noise of 0.5, where s is drawn for each token (uniform from 1 to 3; s = 1 is Zipf's law), ids in
 random order (error: of a log-probability, nats, mean and largest). Printed beside the figures: how peaked they came
-out. Then a cache is captured from a random Llama over the same vocabulary, its head scaled until the top id
-has a third of the mass, for 16 rows of 256 tokens, and read in shuffled batches of 4 rows as a training step reads it (text compared, records looked up and decoded).
+out. Then a cache is captured from a random Llama over the same vocabulary, its head scaled until the top id has a third
+of the mass, for 16 rows of 256 tokens, and read in shuffled batches of 4 rows as a training step reads it (text
+compared, records looked up and decoded).
 
 Peers in the same run: int32 ids and float16 log-probabilities of the top 64 and the top 128. DistillKit (Arcee, README
 of its repository, 2026-03) states 300 bytes a token for its packing at k = 128 and no error; it captures by vLLM only
