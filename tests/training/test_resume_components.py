@@ -46,7 +46,8 @@ def data(resources: Resources, folder: Path, name: str, **section: Any) -> Any:
     if name == "mixture":
         parts = {n: {**section, "path": str(folder / f"{n}.jsonl")} for n in ("train", "other")}
         section = {"name": "mixture", "parts": parts}
-    config = parse_config({"train": {"steps": 1}, "data": {"train": section}})
+    held = {"name": "text", "path": "embedded"}
+    config = parse_config({"train": {"steps": 1}, "data": {"train": section, "eval": held}})
     assert config.data is not None
     return build("data", config.data.train, resources)
 

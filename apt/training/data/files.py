@@ -157,11 +157,10 @@ def window_of(wanted: int | None, model: Any) -> int:
 class EncodedFiles:
     """The records of files as documents, memory-mapped from the cache."""
 
-    def __init__(
-        self, files: Sequence[str], kind: str, encode: Callable[[Mapping[str, Any], int], Encoded], used: set[str],
-        digest: str,
-    ) -> None:  # fmt: skip
+    def __init__(self, files: Sequence[str], kind: str, encode: "_Checked", used: set[str], digest: str) -> None:
         self._digest = digest
+        # What was checked against a larger vocabulary is to be checked again.
+        kept_as = hashlib.sha256(f"{digest} {encode.vocabulary}".encode()).hexdigest()
         with _datasets() as datasets, _told(files, kind):
             records = datasets.load_dataset(kind, data_files=list(files), split="train", cache_dir=_cache())
             known = [c for c in records.column_names if c not in used]
@@ -179,7 +178,7 @@ class EncodedFiles:
                     ids=datasets.List(datasets.Value("int32")), labels=datasets.List(datasets.Value("int32")),
                     length=datasets.Value("int64"), meta=datasets.Value("string"),
                 ),
-                new_fingerprint=digest[:32],
+                new_fingerprint=kept_as[:32],
             )  # fmt: skip
 
     def __len__(self) -> int:
@@ -264,7 +263,7 @@ class _Checked:
 
     def __init__(self, encode: Encoder, files: Sequence[str], kind: str, model: Any) -> None:
         self._encode, self._files, self._kind = encode, files, kind
-        self._vocabulary = None if model is None else int(model.get_input_embeddings().weight.shape[0])
+        self.vocabulary = None if model is None else int(model.get_input_embeddings().weight.shape[0])
 
     def __call__(self, record: Mapping[str, Any], index: int) -> Encoded:
         try:
@@ -272,9 +271,9 @@ class _Checked:
         except ValueError as error:
             raise BadInputError(f"{self._place(index)}: {error}") from None
         highest = max(found.ids, default=0)
-        if self._vocabulary is not None and highest >= self._vocabulary:
+        if self.vocabulary is not None and highest >= self.vocabulary:
             raise BadInputError(
-                f"{self._place(index)}: token id {highest}; the model's vocabulary ends at {self._vocabulary - 1}",
+                f"{self._place(index)}: token id {highest}; the model's vocabulary ends at {self.vocabulary - 1}",
                 hint="the tokenizer is another model's",
             )
         return found

@@ -19,7 +19,8 @@ Write = Callable[..., str]
 
 
 def rows(resources: Resources, **section: Any) -> Any:
-    config = parse_config({"data": {"train": section}, "train": {"steps": 1}}, core_registry())
+    data = {"train": section, "eval": {"name": "text", "path": "embedded"}}
+    config = parse_config({"data": data, "train": {"steps": 1}}, core_registry())
     assert config.data is not None
     return build("data", config.data.train, resources)
 

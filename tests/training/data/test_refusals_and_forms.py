@@ -34,7 +34,8 @@ TALK = [
 
 
 def rows(resources: Resources, **section: Any) -> Any:
-    config = parse_config({"data": {"train": section}, "train": {"steps": 1}}, core_registry())
+    data = {"train": section, "eval": {"name": "text", "path": "embedded"}}
+    config = parse_config({"data": data, "train": {"steps": 1}}, core_registry())
     assert config.data is not None
     return build("data", config.data.train, resources)
 
@@ -114,6 +115,8 @@ def test_the_place_of_a_bad_record_is_its_own_file(resources: Resources, tmp_pat
 
 def test_ids_outside_of_the_models_vocabulary_are_refused(resources: Resources, jsonl: Write) -> None:
     small = replace(resources, model=small_model(vocab_size=50))
+    # Rows that another model can read are in the cache already.
+    assert len(rows(resources, name="jsonl", path=jsonl({"text": "zz"}), text="text")) == 1
     for streaming in (False, True):
         with pytest.raises(BadInputError, match=r"rows\.jsonl:1: token id \d+; the model's vocabulary ends at 49"):
             next(iter(rows(small, name="jsonl", path=jsonl({"text": "zz"}), text="text", streaming=streaming)))
