@@ -322,12 +322,14 @@ def test_two_processes_train_together_and_one_of_them_tells(
     assert {p.name for p in tmp_path.iterdir() if "two" in p.name} == {"two"}
 
 
-def test_the_shipped_config_of_a_cache_runs_on_what_that_of_a_teacher_captured(cli: Callable, tmp_path: Path) -> None:
-    captured, first = few_steps("distill/response", tmp_path / "first.yaml"), tmp_path / "first"
-    call = ("distill", "--config", captured, "--teacher", "tiny", "--student", "tiny", "--cache", tmp_path / "logits")
-    ran = cli(*call, "-o", first)
+def test_the_shipped_config_of_a_cache_runs_once_it_is_captured(cli: Callable, tmp_path: Path) -> None:
+    logits = tmp_path / "logits"
+    path = few_steps("distill/cached", tmp_path / "copy.yaml", teacher={"name": "cache", "path": str(logits)})
+    call = ("distill", "--config", path, "--teacher", "tiny", "--student", "tiny", "--cache", logits)
+    assert cli("train", "--config", path, "--model", "tiny", "-o", tmp_path / "out").code == 3  # nothing is there yet
+    assert not (tmp_path / "out").exists()
+    ran = cli(*call, "-o", tmp_path / "first")
     assert ran.code == 0, ran.err
-    path = few_steps("distill/cached", tmp_path / "c.yaml", teacher={"name": "cache", "path": str(tmp_path / "logits")})
     ran = cli("train", "--config", path, "--model", "tiny", "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["steps"] == 2
