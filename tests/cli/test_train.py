@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -281,16 +282,21 @@ def test_the_other_processes_of_a_run_say_nothing(
         assert (ran.code, ran.out, ran.err) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", catalog.shipped())
-def test_every_shipped_config_runs_with_the_embedded_model(name: str, cli: Callable, tmp_path: Path) -> None:
+def few_steps(name: str, target: Path, **loss: Any) -> Path:
     """A copy with two steps on a few short rows: nothing else is changed."""
     values = yaml.safe_load(catalog.shipped()[name].read_text(encoding="utf-8"))
-    values["train"] |= {"steps": 2, "eval_every": 2, "batch_rows": 1, "grad_accum": 1, "eval_rows": 2}
+    values["train"] |= {"steps": 2, "eval_every": 2, "batch_rows": 4, "grad_accum": 1, "eval_rows": 2}
+    values["train"]["loss"] |= loss
     for part in values["data"].values():
         part |= {"window": 32, "max_rows": 8}
-    path = tmp_path / "copy.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    teacher = ("--teacher", "tiny") if "distill" in name else ()
+    target.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return target
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.shipped() if n != "distill/cached"])
+def test_every_shipped_config_runs_with_the_embedded_model(name: str, cli: Callable, tmp_path: Path) -> None:
+    teacher = ("--teacher", "tiny") if name.startswith("distill/") else ()
+    path = few_steps(name, tmp_path / "copy.yaml")
     ran = cli("train", "--config", path, "--model", "tiny", *teacher, "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["steps"] == 2
@@ -314,3 +320,17 @@ def test_two_processes_train_together_and_one_of_them_tells(
     assert two["before"]["value"] == pytest.approx(one["before"]["value"], rel=1e-6)
     assert two["after"]["value"] == pytest.approx(one["after"]["value"], rel=1e-5)
     assert {p.name for p in tmp_path.iterdir() if "two" in p.name} == {"two"}
+
+
+def test_the_shipped_config_of_a_cache_runs_once_it_is_captured(cli: Callable, tmp_path: Path) -> None:
+    logits = tmp_path / "logits"
+    path = few_steps("distill/cached", tmp_path / "copy.yaml", teacher={"name": "cache", "path": str(logits)})
+    call = ("distill", "--config", path, "--teacher", "tiny", "--student", "tiny", "--cache", logits)
+    assert cli("train", "--config", path, "--model", "tiny", "-o", tmp_path / "out").code == 3  # nothing is there yet
+    assert not (tmp_path / "out").exists()
+    ran = cli(*call, "-o", tmp_path / "first")
+    assert ran.code == 0, ran.err
+    ran = cli("train", "--config", path, "--model", "tiny", "-o", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["steps"] == 2
+    assert json.loads(ran.out)["teacher"] is None
