@@ -84,4 +84,4 @@ def test_unlikely_ids_are_drawn_and_impossible_ones_are_not() -> None:
     log_p[0, 2:] = log_p[0, 2:].log()
     # The sums end at 1 + 2e-7: in fp32 they would all be 1.
     points = torch.tensor([[0.0, 0.5, 1.0 - 5e-8]], dtype=torch.float64)
-    assert sparse._draw(log_p, points).tolist() == [[1, 1, 9]]
+    assert sparse.draw(log_p, points).tolist() == [[1, 1, 9]]
