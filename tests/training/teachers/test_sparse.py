@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from apt.console.errors import UsageError
 from apt.training.losses import linear
 from apt.training.losses.head import Head
+from apt.training.teachers import sparse
 from apt.training.teachers.contract import DenseTargets
 from apt.training.teachers.sparse import sample_of, top_k_of
 
@@ -76,3 +77,11 @@ def test_no_tokens() -> None:
     for found in (top_k_of(dense(0, 5), 2), sample_of(dense(0, 5), 2, rng=torch.Generator())):
         assert found.ids.shape == found.weights.shape == found.log_probs.shape == (0, 2)
         assert found.ids.dtype == torch.int64
+
+
+def test_unlikely_ids_are_drawn_and_impossible_ones_are_not() -> None:
+    log_p = torch.tensor([[-torch.inf, 0.0] + [2e-8] * 10])
+    log_p[0, 2:] = log_p[0, 2:].log()
+    # The sums end at 1 + 2e-7: in fp32 they would all be 1.
+    points = torch.tensor([[0.0, 0.5, 1.0 - 5e-8]], dtype=torch.float64)
+    assert sparse.draw(log_p, points).tolist() == [[1, 1, 9]]
