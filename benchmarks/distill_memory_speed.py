@@ -186,6 +186,11 @@ class Method:
         """Let the process end."""
         self._process.communicate("end\n" if self._process.poll() is None else None)
 
+    @property
+    def code(self) -> int | None:
+        """The exit code; below zero the signal that ended the process."""
+        return self._process.returncode
+
     def _line(self) -> str:
         """The next line that is ours, not a library's; empty when the process has ended."""
         assert self._process.stdout is not None
@@ -276,7 +281,9 @@ def measure(group: dict[str, Method], runs: int) -> dict[str, Row]:
         method.end()
     found = {name: steps for name, steps in found.items() if all(steps)}
     if "naive" not in found:
-        raise SystemExit("the naive loop's process ended early: there is not enough memory for a group of methods")
+        raise SystemExit(
+            f"the naive loop's process ended early with {group['naive'].code}: -9 is a machine without memory"
+        )
     seconds = {m: statistics.median(r["seconds"] for r in steps[1:]) for m, steps in found.items()}
     memory = {m: max(r["over_mb"] for r in steps) for m, steps in found.items()}
     naive = seconds["naive"], memory["naive"]
