@@ -172,16 +172,24 @@ class Method:
         self.ready = self._line() == "ready"
 
     def step(self) -> dict[str, float]:
-        """Have one step made."""
+        """Have one step made; empty when the process has ended before its time."""
         assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        found: dict[str, float] = json.loads(self._line())
+        try:
+            self._process.stdin.write("step\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return {}
+        found: dict[str, float] = json.loads(self._line() or "{}")
         return found
 
     def end(self) -> None:
         """Let the process end."""
-        self._process.communicate("end\n" if self.ready else None)
+        self._process.communicate("end\n" if self._process.poll() is None else None)
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; below zero the signal that ended the process."""
+        return self._process.returncode
 
     def _line(self) -> str:
         """The next line that is ours, not a library's; empty when the process has ended."""
@@ -262,7 +270,7 @@ class Row:
 
 
 def measure(group: dict[str, Method], runs: int) -> dict[str, Row]:
-    """Let the methods of a group take turns; a method that did not start has no row."""
+    """Let the methods of a group take turns; a method that did not start, or ended, has a row without figures."""
     ready = {name: method for name, method in group.items() if method.ready}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
     for run in range(runs + 1):
@@ -271,13 +279,18 @@ def measure(group: dict[str, Method], runs: int) -> dict[str, Row]:
         print(f"{', '.join(ready)}: run {run} of {runs}", file=sys.stderr)
     for method in group.values():
         method.end()
+    found = {name: steps for name, steps in found.items() if all(steps)}
+    if "naive" not in found:
+        raise SystemExit(
+            f"the naive loop's process ended early with {group['naive'].code}: -9 is a machine without memory"
+        )
     seconds = {m: statistics.median(r["seconds"] for r in steps[1:]) for m, steps in found.items()}
     memory = {m: max(r["over_mb"] for r in steps) for m, steps in found.items()}
     naive = seconds["naive"], memory["naive"]
     rows = {
         m: Row(found[m][0]["loss"], seconds[m], seconds[m] / naive[0], memory[m], memory[m] / naive[1]) for m in found
     }
-    return rows | dict.fromkeys(group.keys() - ready.keys(), Row(*[float("nan")] * 5))
+    return rows | dict.fromkeys(group.keys() - found.keys(), Row(*[float("nan")] * 5))
 
 
 def show(rows: dict[str, Row]) -> int:
@@ -288,7 +301,7 @@ def show(rows: dict[str, Row]) -> int:
     )
     for method, row in rows.items():
         if row.loss != row.loss:
-            print(f"{method:26} did not start: its interpreter lacks a package, or memory ran out")
+            print(f"{method:26} no figures: its interpreter lacks a package, or memory ran out")
             missed += 1
             continue
         time_bar, memory_bar = BARS.get(method, (None, None))
