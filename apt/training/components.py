@@ -104,7 +104,8 @@ def needed_by(config: BaseModel, registry: Registry | None = None) -> dict[str, 
     """Return what a config's components cannot do without, each with the first that needs it: ``teacher 'memory'``."""
     found: dict[str, str] = {}
     for kind, section in sections_of(config):
-        for need in sorted(getattr(target_of(kind, section, registry), "needs", ())):
+        always: frozenset[str] = getattr(target_of(kind, section, registry), "needs", frozenset())
+        for need in sorted(always | section.further_needs()):
             found.setdefault(need, f"{kind} {section.name!r}")
     return found
 

@@ -21,6 +21,10 @@ class Section(BaseModel):
         """
         return ()
 
+    def further_needs(self) -> frozenset[str]:
+        """Return the resources that the component needs with these options, beside what it always needs."""
+        return frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class OfKind:

@@ -51,6 +51,10 @@ class PolicyOptions(Section):
         description="What a nat of divergence from the teacher costs a continuation; above 0 a teacher is needed.",
     )
 
+    def further_needs(self) -> frozenset[str]:
+        """Return the teacher, where a continuation is held to it."""
+        return frozenset({"teacher"}) if self.kl else frozenset()
+
 
 class Policy:
     """REINFORCE with a leave-one-out baseline.

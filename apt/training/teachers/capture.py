@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from apt.checkpoint.atomic import atomic_file
 from apt.console.errors import BadInputError, UsageError
 from apt.console.progress import progress
 from apt.console.table import Table
 from apt.training.contract import Row, RowSource
-from apt.training.data.rows import batch_of
+from apt.training.data.rows import batch_of, on_device
 from apt.training.forward import last_hidden
 from apt.training.losses.head import Head
 from apt.training.teachers.manifest import (
@@ -279,7 +278,7 @@ def _kept(
     """Ids and log-probabilities of the counted tokens of some rows, chunk by chunk."""
     head = Head.of(model)
     device = head.weight.device
-    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch_of(source, numbers).items()}
+    batch = on_device(batch_of(source, numbers), device)
     step = max(1, _CHUNK_ELEMENTS // head.weight.shape[0])
     with torch.no_grad():
         hidden = last_hidden(model, batch)
