@@ -1,6 +1,5 @@
 """``transformers.Trainer`` under the project's loss contract."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,10 +15,12 @@ from apt.training.contract import Batch, RowSource, count, divisor_of, weight_of
 from apt.training.data.loader import BatchLoader
 from apt.training.data.rows import on_device
 from apt.training.evaluation import mean_of, score_source
+from apt.training.forward import evaluating
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
 from apt.training.performance import FlopCount, Meter
 from apt.training.run_directory import RECORD_NAME
+from apt.training.samplers.orders import seed_of
 
 #: Trainer's names of logged figures, and ours.
 NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
@@ -107,8 +108,7 @@ class ContractTrainer(Trainer):
     def _rng(self, micro: int, purpose: int = 0) -> torch.Generator:
         """Random choices of one micro-batch depend on seed, step and place only."""
         place = micro * self.accelerator.num_processes + self.accelerator.process_index
-        chosen = f"{self.args.seed} {self.state.global_step} {place} {purpose}"
-        return self._generator.manual_seed(int.from_bytes(hashlib.sha256(chosen.encode()).digest()[:7]))
+        return self._generator.manual_seed(seed_of(self.args.seed, self.state.global_step, place, purpose))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -164,14 +164,11 @@ class ContractTrainer(Trainer):
         """Score the evaluation rows: cross-entropy in nats per token with its interval, whatever is trained."""
         self.meter.pause()
         model: Any = self.module.model
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), self.autocast():
+        with evaluating(model), torch.no_grad(), self.autocast():
             sums = score_source(
                 model, self._evaluation, batch_rows=self.args.per_device_train_batch_size, device=self.args.device,
                 process=self.accelerator.process_index, processes=self.accelerator.num_processes,
             )  # fmt: skip
-        model.train(was_training)
         found = mean_of(self.accelerator.reduce(sums.to(self.args.device), "sum").cpu())
         self.log(
             {
