@@ -31,7 +31,11 @@ Batch = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure that reduces rightly over micro-batches: ``sum`` over ``weight`` items, or a bare sum."""
+    """A figure that reduces rightly over micro-batches and processes: ``sum`` over ``weight`` items, or a bare sum.
+
+    A loss gives the same names in every call: they are summed over all processes at once. A mean whose weights sum to
+    0 over an interval is not logged.
+    """
 
     sum: "torch.Tensor"
     weight: "torch.Tensor"
