@@ -1,7 +1,6 @@
 """From the sections of a config to what they name."""
 
 import dataclasses
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ from apt.console.errors import AptError, UsageError, one_line
 from apt.document import Location
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.contract import Loss, Resources
-from apt.training.sections import OfKind, Section
+from apt.training.sections import OfKind, Section, parts_of
 
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
@@ -88,7 +87,7 @@ def placed_sections(model: BaseModel, at: Location = ()) -> Iterator[tuple[Locat
     """Yield every section in a config with its place and the kind of component that it names, outer ones first."""
     for name, field in type(model).model_fields.items():
         marks = [m.kind for m in field.metadata if isinstance(m, OfKind)]
-        marks += [p.kind for p in _parts(field.annotation) if isinstance(p, OfKind)]
+        marks += [p.kind for p in parts_of(field.annotation) if isinstance(p, OfKind)]
         for place, value in _models(getattr(model, name), (*at, name)):
             if isinstance(value, Section) and marks:
                 yield place, marks[0], value
@@ -104,15 +103,10 @@ def needed_by(config: BaseModel, registry: Registry | None = None) -> dict[str, 
     """Return what a config's components cannot do without, each with the first that needs it: ``teacher 'memory'``."""
     found: dict[str, str] = {}
     for kind, section in sections_of(config):
-        for need in sorted(getattr(target_of(kind, section, registry), "needs", ())):
+        always: frozenset[str] = getattr(target_of(kind, section, registry), "needs", frozenset())
+        for need in sorted(always | section.further_needs()):
             found.setdefault(need, f"{kind} {section.name!r}")
     return found
-
-
-def _parts(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in (*typing.get_args(annotation), *getattr(annotation, "__metadata__", ())):
-        yield from _parts(part)
 
 
 def _models(value: Any, at: Location) -> Iterator[tuple[Location, BaseModel]]:

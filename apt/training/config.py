@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apt.console.errors import one_line
 from apt.document import Document, Location, read
 from apt.registry import Registry
 from apt.training.components import core_registry, placed_sections
@@ -174,5 +175,10 @@ def _contradictions(config: TrainConfig) -> Iterator[tuple[Location, str]]:
     if (train.log_every or 0) > train.steps:
         yield ("train", "log_every"), "nothing is logged before the last step; lower it"
     for place, _, section in placed_sections(config):
-        for key, message in section.contradictions(config):
+        try:
+            found = list(section.contradictions(config))
+        except (Exception, SystemExit) as error:  # a foreign section may do anything
+            yield place, f"cannot be checked: {one_line(error)}"
+            continue
+        for key, message in found:
             yield (*place, *filter(None, key.split("."))), message

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Label of a token that is not trained on; the only mask there is.
 IGNORED: Final = -100
 
+#: Weights below it are rounding: nothing counts.
+_NOTHING: Final = 1e-30
+
 #: One row of a data source: ``input_ids`` and ``labels`` (unshifted), both int64 ``[tokens]``; where they are needed,
 #: ``weights`` (fp32 ``[tokens]``, of each label) and ``position_ids`` (int64 ``[tokens]``, where documents are packed:
 #: each begins at 0 and attends to itself only).
@@ -28,7 +31,11 @@ Batch = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure that reduces rightly over micro-batches: ``sum`` over ``weight`` items, or a bare sum."""
+    """A figure that reduces rightly over micro-batches and processes: ``sum`` over ``weight`` items, or a bare sum.
+
+    A loss gives the same names in every call: they are summed over all processes at once. A mean whose weights sum to
+    0 over an interval is not logged.
+    """
 
     sum: "torch.Tensor"
     weight: "torch.Tensor"
@@ -55,7 +62,8 @@ class Resources:
     :param shared_vocab: ids below it mean the same to teacher and model; ``None`` when the vocabularies are equal.
     :param tokenizer: the model's; needed where text is read or rewarded.
     :param model: the model that is trained; a loss with parameters of its own takes their shapes from it.
-    :param rows_digest: of the rows that are trained on, as :meth:`RowSource.digest` tells it.
+    :param rows_digest: of the source in which a batch's rows have their numbers, as :meth:`RowSource.digest` tells it;
+        where rows were set aside, of all of them.
     :param registry: what the components inside a component's options are looked up in; the core's when ``None``.
     """
 
@@ -203,6 +211,11 @@ def token_weights(batch: Batch) -> "torch.Tensor | None":
     """Weights ``[counted tokens]`` of the tokens that are trained on; ``None`` where each counts as one."""
     weights: torch.Tensor | None = batch.get("weights")
     return None if weights is None else weights[:, 1:][counted(batch["labels"])]
+
+
+def divisor_of(weight: "torch.Tensor") -> "torch.Tensor":
+    """What a sum over a weight is divided by: the weight, however small, and one where nothing counts."""
+    return weight.masked_fill(weight < _NOTHING, 1)
 
 
 def weight_of(batch: Batch) -> "torch.Tensor":

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from apt.evaluation.statistics import Estimate, ratio_estimate
 from apt.training.contract import Batch, RowSource, counted
-from apt.training.data.rows import batch_of
+from apt.training.data.rows import batch_of, on_device
 from apt.training.forward import last_hidden, targets_of
 from apt.training.losses.head import Head
 from apt.training.losses.linear import token_nll
@@ -29,8 +29,7 @@ def score_source(
     sums = torch.zeros(len(source), 2, dtype=torch.float64)
     batches = [range(b, min(b + batch_rows, len(source))) for b in range(0, len(source), batch_rows)]
     for indices in batches[process::processes]:
-        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch_of(source, indices).items()}
-        sums[list(indices)] = score(model, batch).cpu()
+        sums[list(indices)] = score(model, on_device(batch_of(source, indices), device)).cpu()
     return sums
 
 

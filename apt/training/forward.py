@@ -1,7 +1,8 @@
 """The one place where a loss runs a model."""
 
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,6 +58,17 @@ def base_of(model: Any) -> Any:
     """Return the body of a causal language model, also where adapters are around it."""
     stock = model.get_base_model() if hasattr(model, "get_base_model") else model
     return stock.base_model
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode (no dropout); its own mode again afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def last_hidden(model: Any, batch: Batch) -> Tensor:

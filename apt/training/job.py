@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apt import store
 from apt.checkpoint.atomic import recover
+from apt.checkpoint.lock import LOCK_NAME
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import AptError, BadInputError, TargetExistsError, UnsupportedError, UsageError
 from apt.evaluation.statistics import Estimate, paired_ratio, ratio_estimate
@@ -24,17 +25,20 @@ from apt.training.attention import fast_attention
 from apt.training.components import build, core_registry, needed_by
 from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
-from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
+from apt.training.data.rows import Chosen, TokenRows, evenly, is_stream, set_aside
 from apt.training.evaluation import score_source
 from apt.training.output import round_weights, write_trained
 from apt.training.pairing import shared_vocabulary
 from apt.training.parallel import on_first, processes, refuse_sharding
 from apt.training.report import TrainPlan, TrainReport
 from apt.training.result import TrainResult
-from apt.training.run_directory import RUN_NAME
+from apt.training.run_directory import CONFIG_NAME, RECORD_NAME, RUN_NAME
 from apt.training.runner import START_NAME, device, run
 from apt.training.teachers.loading import load_teacher
 from apt.training.tracking.choice import check_tracking
+from apt.training.tracking.tensorboard import FOLDER as TENSORBOARD_FOLDER
+from apt.training.tracking.weights_and_biases import FOLDER as WANDB_FOLDER
+from apt.training.tracking.weights_and_biases import PLACE_NAME as WANDB_PLACE_NAME
 
 #: A key that a resumed run may differ in without being one of the config's.
 _PROCESSES: Final = "processes"
@@ -136,6 +140,8 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
     if rows is None:
         rows = _rows(job, resources)
     before = _scores(model, rows.evaluation, job.config)
+    if not before[:, 1].any():
+        raise AptError("no token of the evaluation rows is counted")
     trained = run(
         job.config, model, rows.training, evaluation=rows.evaluation, run_dir=job.run_dir,
         identity=_identity(job, rows), resources=resources, registry=registry, may_change=options.allow_change,
@@ -234,7 +240,7 @@ def _holds_anything(run_dir: Path) -> bool:
     """Whether there is anything but what a run leaves that was killed at once, or that is done."""
     if not run_dir.is_dir():
         return True
-    ours = {"lock", "tensorboard", "wandb", "run_record.json", "config.resolved.yaml"}
+    ours = {LOCK_NAME, TENSORBOARD_FOLDER, WANDB_FOLDER, RECORD_NAME, CONFIG_NAME}
     return any(p.name not in ours and not p.name.endswith(".partial") for p in run_dir.iterdir())
 
 
@@ -276,8 +282,7 @@ def _rows(job: _Job, resources: Resources) -> _Rows:
     held: RowSource | RowStream = build("data", job.config.data.eval, resources)
     if is_stream(held):
         raise UsageError("data.eval streams: it is to be rows by number", hint="streaming: false")
-    chosen = torch.linspace(0, len(held) - 1, min(wanted, len(held))).round().long().tolist()
-    return _Rows(data, Chosen(held, chosen), f"{digest} {held.digest()}")
+    return _Rows(data, Chosen(held, evenly(len(held), wanted)), f"{digest} {held.digest()}")
 
 
 def _identity(job: _Job, rows: _Rows) -> str:
@@ -307,8 +312,6 @@ def _report(
     options: TrainOptions, job: _Job, model: Any, trained: TrainResult, before: Tensor, after: Tensor
 ) -> TrainReport:
     counted = before[:, 1] > 0
-    if not bool(counted.any()):
-        raise AptError("no token of the evaluation rows is counted")
     tokens = before[counted, 1].numpy()
     first, last = before[counted, 0].numpy(), after[counted, 0].numpy()
     return TrainReport(
@@ -365,5 +368,6 @@ def _clear(run_dir: Path, *, whole: bool) -> None:
         return
     for state in run_dir.glob("checkpoint-*"):
         shutil.rmtree(state, ignore_errors=True)
-    for name in (RUN_NAME, START_NAME):
+    # The next run that is put there is another one, to W&B too.
+    for name in (RUN_NAME, START_NAME, WANDB_PLACE_NAME):
         (run_dir / name).unlink(missing_ok=True)

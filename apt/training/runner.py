@@ -22,9 +22,9 @@ from apt.training.attention import fast_attention
 from apt.training.callbacks import EarlyStop, RunCallback, has_converged
 from apt.training.components import build, build_loss, core_registry, target_of
 from apt.training.config import TrainConfig, TrainSection
-from apt.training.contract import Resources, RowSource, RowStream, Tuning
+from apt.training.contract import Batch, Resources, RowSource, RowStream, Tuning, divisor_of
 from apt.training.data.loader import BatchLoader
-from apt.training.data.rows import Chosen, TokenRows, is_stream, set_aside
+from apt.training.data.rows import Chosen, TokenRows, evenly, is_stream, on_device, set_aside
 from apt.training.environment import unsteered
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
@@ -91,7 +91,7 @@ def run(
     refuse_sharding(section.sharding)
     check_tracking(config.tracking)
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
-    resources = replace(resources, rows_digest=data.digest())
+    resources = replace(resources, rows_digest=(data.origin if isinstance(data, Chosen) else data).digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
     training, evaluation = _split(section, data, evaluation)
@@ -196,12 +196,12 @@ def steps_within(
         def one_step() -> float:
             begun = time.monotonic()
             for _ in range(section.grad_accum):
-                batch = {k: v.to(device()) if hasattr(v, "to") else v for k, v in next(batches).items()}
+                batch: Batch = on_device(next(batches), device())
                 with torch.autocast(device().type, dtype=dtype, enabled=dtype is not None):
-                    batch = dict(parts.module.prepare(batch, torch.Generator(), 0))
+                    batch = parts.module.prepare(batch, torch.Generator(), 0)
                     loss = parts.module(batch, torch.Generator(), 0)
                 assert parts.module.out is not None
-                (loss / parts.module.out.weight.clamp(min=1)).backward()
+                (loss / divisor_of(parts.module.out.weight)).backward()
                 float(loss.detach())
             parts.optimizer.step()
             parts.optimizer.zero_grad(set_to_none=True)
@@ -251,8 +251,7 @@ def _split(
     section: TrainSection, data: RowSource | RowStream, evaluation: RowSource | None
 ) -> tuple[RowSource | RowStream, RowSource]:
     if evaluation is not None:
-        n = min(section.eval_rows, len(evaluation))
-        return data, Chosen(evaluation, torch.linspace(0, len(evaluation) - 1, n).round().long().tolist())
+        return data, Chosen(evaluation, evenly(len(evaluation), section.eval_rows))
     if is_stream(data):
         raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
     return set_aside(data, section.eval_rows)

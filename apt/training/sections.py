@@ -1,8 +1,8 @@
 """The base of every component's options, and the marks by which a config says what kind of component belongs where."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
@@ -21,12 +21,23 @@ class Section(BaseModel):
         """
         return ()
 
+    def further_needs(self) -> frozenset[str]:
+        """Return the resources that the component needs with these options, beside what it always needs."""
+        return frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class OfKind:
     """Marks a field, or the items of a list or mapping, as a section that names a component of this kind."""
 
     kind: str
+
+
+def parts_of(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation, all types inside it, and the marks that are on any of them."""
+    yield annotation
+    for part in (*get_args(annotation), *getattr(annotation, "__metadata__", ())):
+        yield from parts_of(part)
 
 
 LossSection = Annotated[SerializeAsAny[Section], OfKind("loss")]
@@ -52,4 +63,5 @@ __all__: Final = [
     "Section",
     "TeacherSection",
     "TuningSection",
+    "parts_of",
 ]

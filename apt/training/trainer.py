@@ -1,6 +1,5 @@
 """``transformers.Trainer`` under the project's loss contract."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -12,13 +11,16 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from apt.training.contract import Batch, RowSource, count, weight_of
+from apt.training.contract import Batch, RowSource, count, divisor_of, weight_of
 from apt.training.data.loader import BatchLoader
+from apt.training.data.rows import on_device
 from apt.training.evaluation import mean_of, score_source
+from apt.training.forward import evaluating
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
 from apt.training.performance import FlopCount, Meter
 from apt.training.run_directory import RECORD_NAME
+from apt.training.samplers.orders import seed_of
 
 #: Trainer's names of logged figures, and ours.
 NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
@@ -60,6 +62,8 @@ class ContractTrainer(Trainer):
         # Of the steps that were taken since the last log: their losses, and sum and weight of the loss's own metrics.
         self._losses: list[float] = []
         self._sums: dict[str, list[Tensor]] = {}
+        # Names of the metrics that are sums and no means.
+        self._bare: set[str] = set()
         # Of the step that is being made.
         self._step_loss = torch.zeros((), dtype=torch.float64, device=device)
         self._step_sums: dict[str, list[Tensor]] = {}
@@ -87,7 +91,7 @@ class ContractTrainer(Trainer):
         module = self.module
         samples = []
         for micro in range(num_batches):
-            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in next(epoch_iterator).items()}
+            batch = on_device(next(epoch_iterator), device)
             with self.autocast():
                 samples.append(module.prepare(batch, self._rng(micro, purpose=1), self.state.global_step))
         weights = torch.stack([torch.stack([weight_of(s), count(s).double()]) for s in samples]).sum(0)
@@ -104,8 +108,7 @@ class ContractTrainer(Trainer):
     def _rng(self, micro: int, purpose: int = 0) -> torch.Generator:
         """Random choices of one micro-batch depend on seed, step and place only."""
         place = micro * self.accelerator.num_processes + self.accelerator.process_index
-        chosen = f"{self.args.seed} {self.state.global_step} {place} {purpose}"
-        return self._generator.manual_seed(int.from_bytes(hashlib.sha256(chosen.encode()).digest()[:7]))
+        return self._generator.manual_seed(seed_of(self.args.seed, self.state.global_step, place, purpose))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -114,7 +117,7 @@ class ContractTrainer(Trainer):
         loss_sum, weight = self._loss_of(model, inputs)
         whole = num_items_in_batch if num_items_in_batch is not None else weight
         # Every process holds a share of the sum, and DDP averages over them.
-        loss = loss_sum / whole.clamp(min=1).to(loss_sum.dtype) * self.accelerator.num_processes
+        loss = loss_sum / divisor_of(whole).to(loss_sum.dtype) * self.accelerator.num_processes
         self._step_loss += loss.detach().double() / self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
@@ -126,8 +129,10 @@ class ContractTrainer(Trainer):
         out = self.module.out
         assert out is not None
         for name, metric in out.metrics.items():
-            weight = metric.weight if metric.aggregate == "mean" else torch.zeros_like(metric.sum)
-            _add(self._step_sums, name, [metric.sum.detach(), weight])
+            if metric.aggregate == "sum":
+                self._bare.add(name)
+            # A loss may count on the CPU (rewards of texts) what others count on the device.
+            _add(self._step_sums, name, [value.detach().to(self.args.device) for value in (metric.sum, metric.weight)])
         return loss_sum, out.weight
 
     def judge_step(self) -> tuple[float, bool]:
@@ -159,14 +164,11 @@ class ContractTrainer(Trainer):
         """Score the evaluation rows: cross-entropy in nats per token with its interval, whatever is trained."""
         self.meter.pause()
         model: Any = self.module.model
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), self.autocast():
+        with evaluating(model), torch.no_grad(), self.autocast():
             sums = score_source(
                 model, self._evaluation, batch_rows=self.args.per_device_train_batch_size, device=self.args.device,
                 process=self.accelerator.process_index, processes=self.accelerator.num_processes,
             )  # fmt: skip
-        model.train(was_training)
         found = mean_of(self.accelerator.reduce(sums.to(self.args.device), "sum").cpu())
         self.log(
             {
@@ -233,8 +235,8 @@ class ContractTrainer(Trainer):
         return float(self.optimizer.param_groups[0]["lr"])
 
     def _interval(self) -> dict[str, float]:
-        """Figures since the last training log; starts a new interval."""
-        figures = {name: s / (w or 1.0) for name, (s, w) in self._reduced().items()}
+        """Figures since the last training log; starts a new interval. A mean of nothing is left out."""
+        figures = {n: s if n in self._bare else s / w for n, (s, w) in self._reduced().items() if w or n in self._bare}
         self._sums, self._losses = {}, []
         return figures | self.meter.figures(self.state.global_step)
 

@@ -7,7 +7,7 @@ anything: what they raise is a fault of the config's section, told in one line w
 import json
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -17,7 +17,7 @@ from apt.console.errors import AptError, one_line, shown
 from apt.document import Document, Location
 from apt.registry import Component, Registry, did_you_mean
 from apt.training.plain_values import plain
-from apt.training.sections import OfKind, Section
+from apt.training.sections import OfKind, Section, parts_of
 
 #: What a fault of pydantic's says beside what is wrong.
 _PREFIXES: Final = ("Value error, ", "Assertion failed, ", "Input ")
@@ -262,14 +262,8 @@ def _holds(schema: type[BaseModel], key: str) -> bool:
     if field is None:
         return False
     return any(isinstance(m, OfKind) for m in field.metadata) or any(
-        isinstance(part, OfKind) or _is_model(part) for part in _parts(field.annotation)
+        isinstance(part, OfKind) or _is_model(part) for part in parts_of(field.annotation)
     )
-
-
-def _parts(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in (*typing.get_args(annotation), *getattr(annotation, "__metadata__", ())):
-        yield from _parts(part)
 
 
 def _is_model(annotation: Any) -> bool:
@@ -284,7 +278,7 @@ def _names_at(schema: Any, path: Location) -> list[str]:
     """Names of the fields of the model found by walking ``path`` down from ``schema``."""
     for part in path:
         field = getattr(schema, "model_fields", {}).get(part)
-        models = [p for p in _parts(field.annotation) if _is_model(p)] if field is not None else []
+        models = [p for p in parts_of(field.annotation) if _is_model(p)] if field is not None else []
         if not models:
             continue  # an index or a key of a collection
         schema = models[0]

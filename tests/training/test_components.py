@@ -11,7 +11,7 @@ from training_helpers import small_model, small_rows
 from apt.console.errors import UsageError
 from apt.training import attention, schedulers
 from apt.training.attention import NAME, fast_attention, short_window_attention
-from apt.training.data.rows import set_aside
+from apt.training.data.rows import evenly, set_aside
 from apt.training.optimizers import adamw, muon
 
 
@@ -182,3 +182,8 @@ def test_a_model_with_adapters_is_lent_it_too() -> None:
             fast = adapted(input_ids=rows.ids).logits
     assert model.config._attn_implementation == own
     assert torch.allclose(plain, fast, atol=1e-5)
+
+
+def test_rows_are_chosen_evenly_of_more_than_float32_can_count() -> None:
+    assert evenly(2**25, 2) == [0, 2**25 - 1]
+    assert evenly(3, 16) == [0, 1, 2]

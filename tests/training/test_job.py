@@ -15,6 +15,7 @@ from apt.document import read
 from apt.registry import Component
 from apt.training import job
 from apt.training.config import parse_config
+from apt.training.data.rows import TokenRows
 from apt.training.report import TrainReport
 
 
@@ -148,3 +149,30 @@ def test_what_this_machine_cannot_do_is_refused_before_weights_are_read(
         run(tmp_path, values, model=str(llama_dir))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / ".out.run").exists()
+
+
+def uncounted(options: Any, resources: Any) -> TokenRows:
+    rows = torch.ones(4, 8, dtype=torch.int64)
+    return TokenRows(rows, torch.full_like(rows, -100))
+
+
+def test_rows_to_evaluate_on_that_count_nothing_are_told_before_training(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = helpers.small_run()
+    values["data"]["eval"] = {"name": "uncounted"}
+    monkeypatch.setattr(job, "run", None)
+    with pytest.raises(AptError, match="no token of the evaluation rows is counted"):
+        job.train(
+            helpers.options(tmp_path, values, model=str(llama_dir)),
+            helpers.registry(Component("data", "uncounted", f"{__name__}:uncounted")),
+        )
+
+
+def test_a_directory_of_a_finished_run_takes_another_one(tmp_path: Path, llama_dir: Path) -> None:
+    values = helpers.small_run()
+    run(tmp_path, values, model=str(llama_dir), run_dir=tmp_path / "run")
+    (tmp_path / "run" / "wandb_run.json").write_text('{"id": "1"}', encoding="utf-8")
+    job._clear(tmp_path / "run", whole=False)
+    run(tmp_path, values, model=str(llama_dir), run_dir=tmp_path / "run", overwrite=True)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"lock", "run_record.json", "config.resolved.yaml"}

@@ -12,8 +12,10 @@ from training_helpers import small_config, small_model, small_rows
 
 from apt import events
 from apt.console.errors import BadInputError, UsageError
-from apt.training.contract import Resources
+from apt.registry import CORE_COMPONENTS, Component, Registry
+from apt.training.contract import Batch, LossOut, Metric, Resources, Row
 from apt.training.data.rows import TokenRows, collate, set_aside
+from apt.training.losses.ce import CrossEntropy
 from apt.training.runner import run, steps_within
 
 
@@ -150,3 +152,50 @@ def test_a_compiled_model_comes_to_the_same_losses_and_names(tmp_path: Path, mon
         states.append(load_file(run_dir / "checkpoint-6" / "model.safetensors"))
     assert [p.eval_loss for p in curves[1]] == pytest.approx([p.eval_loss for p in curves[0]], rel=1e-5)
     assert states[0].keys() == states[1].keys()
+
+
+class LightRows:
+    """Rows whose tokens weigh next to nothing."""
+
+    def __init__(self, weight: float) -> None:
+        self._rows, self._weight = small_rows(), weight
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self._rows[index]
+        return {**row, "weights": torch.full((len(row["labels"]),), self._weight)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+
+def test_the_scale_of_weights_does_not_matter(tmp_path: Path) -> None:
+    outcomes = []
+    for weight in (1.0, 1.0 / 1024, 0.0):
+        outcomes.append(run(small_config(), small_model(), LightRows(weight), run_dir=tmp_path / str(weight)))
+    losses = [[p.train_loss for p in found.curve[1:]] for found in outcomes]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == [0.0, 0.0]
+    assert outcomes[1].best_eval_loss == pytest.approx(outcomes[0].best_eval_loss, rel=1e-5)
+
+
+class Told(CrossEntropy):
+    """Cross-entropy with metrics of its own."""
+
+    def __call__(self, model: Any, batch: Batch, *, rng: torch.Generator, step: int) -> LossOut:
+        out = super().__call__(model, batch, rng=rng, step=step)
+        zero, two = torch.zeros(()), torch.tensor(2.0)
+        told = {"x/never": Metric(zero, zero), "x/mean": Metric(two, two), "x/sum": Metric(two, zero, "sum")}
+        return out._replace(metrics={**out.metrics, **told})
+
+
+def test_a_mean_of_nothing_is_no_figure(tmp_path: Path) -> None:
+    known = [c for c in CORE_COMPONENTS if (c.kind, c.name) != ("loss", "ce")]
+    schema = "apt.training.losses.ce:CrossEntropyOptions"
+    registry = Registry([*known, Component("loss", "ce", f"{__name__}:Told", schema)])
+    result = run(small_config(), small_model(), small_rows(), run_dir=tmp_path / "run", registry=registry)
+    assert "x/never" not in result.metrics
+    assert result.metrics["x/mean"] == 1.0
+    assert result.metrics["x/sum"] == 2.0 * 3  # of three steps

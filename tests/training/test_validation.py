@@ -1,6 +1,7 @@
 """Foreign schemas: whatever they do, it is a fault of the section that names them, in one line."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from apt.console.errors import BadInputError, UsageError
 from apt.document import DocumentError, parse
 from apt.registry import CORE_COMPONENTS, Component, Registry
-from apt.training.config import TrainConfig
+from apt.training.config import TrainConfig, parse_config
 from apt.training.sections import LossSection, Section
 from apt.training.validation import check
 
@@ -165,3 +166,15 @@ def test_values_that_only_a_caller_can_make_are_refused_too() -> None:
         with pytest.raises(UsageError) as caught:
             parse_config(values)  # type: ignore[arg-type]
         assert told in str(caught.value), str(caught.value)
+
+
+class Quarrelsome(Section):
+    """A foreign section whose look at the whole run fails."""
+
+    def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
+        raise KeyError("strength")
+
+
+def test_a_foreign_section_that_fails_on_the_whole_run_is_a_fault_of_its_own() -> None:
+    with pytest.raises(DocumentError, match=r"train\.loss: cannot be checked: KeyError: 'strength'"):
+        parse_config({"train": {"steps": 1, "loss": {"name": "foreign"}}}, _registry(f"{__name__}:Quarrelsome"))

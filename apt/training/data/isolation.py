@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from apt.console.errors import UnsupportedError
-from apt.training.forward import base_of
+from apt.training.forward import base_of, evaluating
 
 #: Tokens of the two documents that are tried; shorter than any window, longer than the kernels of convolutions.
 _FIRST: Final = 6
@@ -26,10 +26,8 @@ def check_isolation(model: Any) -> None:
     """
     first, other = _row(0), _row(1)
     positions = torch.cat([torch.arange(_FIRST), torch.arange(_SECOND)])[None].to(model.device)
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             states = [
                 base_of(model)(input_ids=ids.to(model.device), position_ids=positions, use_cache=False)
                 .last_hidden_state[:, _FIRST:]
@@ -38,8 +36,6 @@ def check_isolation(model: Any) -> None:
             ]
     except TypeError:  # the model takes no position_ids
         states = []
-    finally:
-        model.train(was_training)
     if not states or float((states[0] - states[1]).abs().max()) > _TOLERANCE * float(states[0].abs().max()):
         raise UnsupportedError(
             f"layout: packed: a {model.config.model_type} model does not keep documents of one row apart",

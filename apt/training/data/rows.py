@@ -90,7 +90,6 @@ class Chosen:
     def __init__(self, source: RowSource, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = list(indices)
-
         #: The most tokens of a row, where the source knows.
         self.window: int = getattr(source, "window", 0)
 
@@ -116,9 +115,15 @@ class Chosen:
         """Return what is known of a row beside its tokens."""
         return self._source.meta(self._indices[index])
 
+    @property
+    def origin(self) -> RowSource:
+        """The source that the rows come from, in which they have their numbers."""
+        return self._source.origin if isinstance(self._source, Chosen) else self._source
+
     def number(self, index: int) -> int:
-        """Return the row's number in the source that it was chosen from."""
-        return self._indices[index]
+        """Return the row's number in :attr:`origin`."""
+        inner = self._indices[index]
+        return self._source.number(inner) if isinstance(self._source, Chosen) else inner
 
     def digest(self) -> str:
         """Return a sha256 of the source and the choice."""
@@ -136,6 +141,17 @@ def longest_row(data: RowSource | RowStream) -> int:
     return longest or sys.maxsize
 
 
+def evenly(total: int, n: int) -> list[int]:
+    """Return at most ``n`` of the numbers below ``total``, evenly spread."""
+    # In float64: float32 has no number for every row of a large source.
+    return torch.linspace(0, total - 1, min(n, total), dtype=torch.float64).round().long().tolist()
+
+
+def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Return a batch with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
 def set_aside(source: RowSource, n: int) -> tuple[Chosen, Chosen]:
     """Set ``n`` rows aside, evenly spread: ``(the others, the set aside)``.
 
@@ -143,7 +159,7 @@ def set_aside(source: RowSource, n: int) -> tuple[Chosen, Chosen]:
     """
     if not 0 < n < len(source):
         raise UsageError(f"cannot set {n} of {len(source)} rows aside for evaluation", hint="give more text")
-    chosen = torch.linspace(0, len(source) - 1, n).round().long().tolist()
+    chosen = evenly(len(source), n)
     taken = set(chosen)
     return Chosen(source, [i for i in range(len(source)) if i not in taken]), Chosen(source, chosen)
 

@@ -152,8 +152,8 @@ class Blocks:
             loss = (1.0 - terms.label_smoothing) * nll - terms.label_smoothing * mean
         elif terms.focal_gamma:
             gamma, likely = terms.focal_gamma, (-nll).exp()
-            # Of a label that is certain, a power below 0 must stay finite.
-            other = (1.0 - likely).clamp_min_(torch.finfo(nll.dtype).tiny)
+            # Exact where 1 - p would round to 0; of a label that is certain, a power below 0 must stay finite.
+            other = (-torch.expm1(-nll)).clamp_min_(torch.finfo(nll.dtype).tiny)
             loss = other**gamma * nll
             factor = other**gamma + gamma * likely * other ** (gamma - 1.0) * nll
         onehot = (1.0 - terms.label_smoothing) * factor

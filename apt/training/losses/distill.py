@@ -21,6 +21,7 @@ from apt.training.losses.weighting import SequenceWeight, TokenWeight, weigh
 from apt.training.sections import Section, TeacherSection
 from apt.training.teachers.contract import SparseTargets, Targets, Teacher
 from apt.training.teachers.memory import MemoryTeacherOptions
+from apt.training.teachers.sparse import sample_of, top_k_of
 
 Strategy = Literal["response", "feature", "relation", "mixed"]
 
@@ -221,8 +222,6 @@ def _thinned(targets: Targets, options: DistillLossOptions, vocab: int | None, r
     """The teacher's distributions as far as the options want to know them."""
     if options.k is None or isinstance(targets, SparseTargets):
         return targets
-    from apt.training.teachers.sparse import sample_of, top_k_of
-
     if options.targets == "top_k":
         return top_k_of(targets, options.k, shared_vocab=vocab)
     return sample_of(targets, options.k, rng=rng, shared_vocab=vocab)

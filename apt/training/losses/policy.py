@@ -10,7 +10,7 @@ from torch import Tensor
 from apt.console.errors import UsageError
 from apt.training.components import build
 from apt.training.contract import IGNORED, Batch, LossOut, Metric, Resources, Reward, Rollout, RolloutBackend, weight_of
-from apt.training.forward import last_hidden, targets_of
+from apt.training.forward import evaluating, last_hidden, targets_of
 from apt.training.losses.head import Head
 from apt.training.losses.linear import linear_loss, token_nll
 from apt.training.losses.on_policy import CLIPPED, WRITTEN, prompts_of, rollout_metrics
@@ -50,6 +50,10 @@ class PolicyOptions(Section):
         ge=0.0,
         description="What a nat of divergence from the teacher costs a continuation; above 0 a teacher is needed.",
     )
+
+    def further_needs(self) -> frozenset[str]:
+        """Return the teacher, where a continuation is held to it."""
+        return frozenset({"teacher"}) if self.kl else frozenset()
 
 
 class Policy:
@@ -135,13 +139,11 @@ class Policy:
         """How much likelier each continuation is to the model than to the reference, nats, float64."""
         batch = {"input_ids": written.ids, "labels": written.labels}
         rows = (written.labels[:, 1:] != IGNORED).nonzero()[:, 0]
-        was_training = model.training
-        model.eval()
         sums = []
-        for one in (self._reference, model):
-            nll = token_nll(last_hidden(one, batch), Head.of(one), targets_of(batch)).double()
-            sums.append(nll.new_zeros(len(written.ids)).index_add(0, rows, nll))
-        model.train(was_training)
+        with evaluating(model):
+            for one in (self._reference, model):
+                nll = token_nll(last_hidden(one, batch), Head.of(one), targets_of(batch)).double()
+                sums.append(nll.new_zeros(len(written.ids)).index_add(0, rows, nll))
         return (sums[0] - sums[1]).cpu()
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from apt.training.contract import Batch, counted
-from apt.training.losses.linear import CHUNK_ELEMENTS, MIN_CHUNK_TOKENS
 from apt.training.teachers.contract import SparseTargets, Targets
+from apt.training.teachers.sparse import log_probabilities
 
 #: ``teacher_entropy``: the entropy of the teacher's distribution in nats, so that open choices count most;
 #: ``teacher_confidence``: one over the perplexity of that distribution, so that they count least. (By the teacher's
@@ -67,12 +67,5 @@ def entropy_of(targets: Targets, vocab: int | None) -> Tensor:
             return known
         rest = (1.0 - targets.weights.sum(-1)).clamp_min(0.0)
         return known - torch.xlogy(rest, rest)
-    hidden, head = targets.hidden, targets.head
-    step = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // head.weight.shape[0])
-    parts = []
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        for begin in range(0, len(hidden), step):
-            logits = head.logits(hidden[begin : begin + step].to(head.weight.dtype), head.weight)[:, :vocab]
-            log_p = torch.log_softmax(logits, -1)
-            parts.append(-(log_p.exp() * log_p).sum(-1))
-    return torch.cat(parts) if parts else hidden.new_zeros(0)
+    parts = [-(log_p.exp() * log_p).sum(-1) for log_p in log_probabilities(targets, vocab)]
+    return torch.cat(parts) if parts else targets.hidden.new_zeros(0)

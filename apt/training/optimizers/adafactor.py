@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from apt.training.optimizers.groups import decay_groups
 from apt.training.sections import Section
 
 
@@ -34,11 +35,5 @@ class AdafactorOptions(Section):
 
 def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: AdafactorOptions) -> torch.optim.Optimizer:
     """Return Adafactor over the trainable parameters: matrices with weight decay, vectors without."""
-    trainable = [p for _, p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.Adafactor(
-        [g for g in groups if g["params"]], lr=options.lr, beta2_decay=options.beta2_decay, d=options.clip_threshold
-    )
+    groups = decay_groups(parameters, options.weight_decay)
+    return torch.optim.Adafactor(groups, lr=options.lr, beta2_decay=options.beta2_decay, d=options.clip_threshold)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from apt.training.optimizers.groups import decay_groups
 from apt.training.sections import Section
 
 
@@ -21,11 +22,5 @@ class AdamWOptions(Section):
 
 def build(parameters: Sequence[tuple[str, torch.nn.Parameter]], options: AdamWOptions) -> torch.optim.Optimizer:
     """Return AdamW over the trainable parameters: matrices with weight decay, vectors without."""
-    trainable = [p for _, p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=options.lr, betas=(options.beta1, options.beta2), fused=True
-    )
+    groups = decay_groups(parameters, options.weight_decay)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(options.beta1, options.beta2), fused=True)

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from apt.training.attention import NAME, attention_of
 from apt.training.contract import IGNORED, Resources, Rollout
+from apt.training.forward import evaluating
 from apt.training.sections import Section
 
 
@@ -114,12 +115,7 @@ def end_ids(model: Any) -> frozenset[int]:
 @contextmanager
 def _writing(model: Any) -> Iterator[None]:
     """Evaluation mode, and an attention that knows caches; both as before afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        # The attention that is lent for whole windows suits no cache.
-        own: str = model.config._attn_implementation
-        with attention_of(model, "sdpa" if own == NAME else own):
-            yield
-    finally:
-        model.train(was_training)
+    # The attention that is lent for whole windows suits no cache.
+    own: str = model.config._attn_implementation
+    with evaluating(model), attention_of(model, "sdpa" if own == NAME else own):
+        yield

@@ -5,10 +5,14 @@ import hashlib
 import torch
 
 
+def seed_of(seed: int, *place: int | str) -> int:
+    """Return the seed of a place (an epoch, a part, a batch, a step) in the run of a seed; 56 bits."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *place)).encode()).digest()[:7])
+
+
 def generator(seed: int, *place: int | str) -> torch.Generator:
-    """Return a generator of its own for a place (an epoch, a part, a batch) in the run of a seed."""
-    chosen = hashlib.sha256(repr((seed, *place)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
+    """Return a generator of its own for a place in the run of a seed."""
+    return torch.Generator().manual_seed(seed_of(seed, *place))
 
 
 def permutation(n: int, seed: int, *place: int | str) -> list[int]:

@@ -9,7 +9,6 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,16 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from apt.checkpoint.atomic import atomic_file
+from apt.checkpoint.reader import file_digest
 from apt.console.errors import BadInputError, UsageError
 from apt.console.progress import progress
 from apt.console.table import Table
 from apt.training.contract import Row, RowSource
-from apt.training.data.rows import batch_of
-from apt.training.forward import last_hidden
+from apt.training.data.rows import batch_of, on_device
+from apt.training.forward import evaluating, last_hidden
 from apt.training.losses.head import Head
+from apt.training.teachers.contract import DenseTargets
 from apt.training.teachers.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -41,12 +41,10 @@ from apt.training.teachers.manifest import (
     row_table,
 )
 from apt.training.teachers.packing import FLOOR, Encoding, Format
-from apt.training.teachers.sparse import draw
+from apt.training.teachers.sparse import draw, log_probabilities
 
 #: Tokens of a shard, about; what an interruption costs at most.
 SHARD_TOKENS: Final = 16_384
-#: Logits at a time, in elements.
-_CHUNK_ELEMENTS: Final = 1 << 24
 
 
 class CaptureOptions(BaseModel):
@@ -128,7 +126,7 @@ def capture(
     directory.mkdir(parents=True, exist_ok=True)
     _claim(directory, plan)
     if not (directory / MANIFEST_NAME).exists():
-        with _evaluating(model):
+        with evaluating(model):
             _write(model, source, directory, plan, options, table)
     manifest = Manifest.read(directory)
     size = sum(p.stat().st_size for p in directory.iterdir() if p.is_file())
@@ -163,16 +161,6 @@ def _readable(source: RowSource, vocabulary: int) -> Iterator[Row]:
                 hint="the rows were made with another tokenizer",
             )
         yield row
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Without dropout; the model's own mode again afterwards."""
-    training = model.training
-    try:
-        yield model.eval()
-    finally:
-        model.train(training)
 
 
 def _claim(directory: Path, plan: Plan) -> None:
@@ -241,10 +229,8 @@ def _groups(offsets: NDArray[np.int64]) -> Iterator[range]:
 
 
 def _described(path: Path, offsets: NDArray[np.int64], rows: range) -> Shard:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     first, end = int(offsets[rows.start]), int(offsets[rows.stop])
-    return Shard(name=path.name, first_token=first, tokens=end - first, sha256=digest)
+    return Shard(name=path.name, first_token=first, tokens=end - first, sha256=file_digest(path))
 
 
 def _loss_of(path: Path, size: int) -> dict[str, float] | None:
@@ -279,20 +265,17 @@ def _kept(
     """Ids and log-probabilities of the counted tokens of some rows, chunk by chunk."""
     head = Head.of(model)
     device = head.weight.device
-    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch_of(source, numbers).items()}
-    step = max(1, _CHUNK_ELEMENTS // head.weight.shape[0])
+    batch = on_device(batch_of(source, numbers), device)
     with torch.no_grad():
         hidden = last_hidden(model, batch)
-        for begin in range(0, len(hidden), step):
-            logits = head.logits(hidden[begin : begin + step], head.weight)[:, : plan.vocabulary]
-            log_probs = torch.log_softmax(logits.float(), -1)
-            if plan.kind == "top_k":
-                values, ids = log_probs.topk(plan.k, -1)
-            else:
-                points = torch.rand(len(log_probs), plan.k, dtype=torch.float64, generator=rng)
-                ids = draw(log_probs, points.to(device))
-                values = log_probs.gather(1, ids)
-            yield ids.cpu().numpy(), values.cpu().numpy()
+    for log_probs in log_probabilities(DenseTargets(hidden, head), plan.vocabulary):
+        if plan.kind == "top_k":
+            values, ids = log_probs.float().topk(plan.k, -1)
+        else:
+            points = torch.rand(len(log_probs), plan.k, dtype=torch.float64, generator=rng)
+            ids = draw(log_probs, points.to(device))
+            values = log_probs.float().gather(1, ids)
+        yield ids.cpu().numpy(), values.cpu().numpy()
 
 
 def _add_loss(

@@ -23,7 +23,7 @@ def top_k_of(targets: DenseTargets, k: int, *, shared_vocab: int | None = None) 
     if k > vocabulary:
         raise UsageError(f"k is {k}, and there are {vocabulary} ids to choose from")
     ids, log_probs = [], []
-    for log_p in _log_probabilities(targets, shared_vocab):
+    for log_p in log_probabilities(targets, shared_vocab):
         found = log_p.topk(k, dim=-1)
         ids.append(found.indices)
         log_probs.append(found.values)
@@ -43,7 +43,7 @@ def sample_of(targets: DenseTargets, k: int, *, rng: torch.Generator, shared_voc
     points = points.to(targets.hidden.device)
     ids, log_probs = [], []
     begin = 0
-    for log_p in _log_probabilities(targets, shared_vocab):
+    for log_p in log_probabilities(targets, shared_vocab):
         drawn = draw(log_p, points[begin : begin + len(log_p)])
         begin += len(log_p)
         ids.append(drawn)
@@ -52,7 +52,7 @@ def sample_of(targets: DenseTargets, k: int, *, rng: torch.Generator, shared_voc
     return SparseTargets(_joined(ids, targets, k, torch.int64), torch.full_like(known, 1.0 / k), known, "sampled")
 
 
-def _log_probabilities(targets: DenseTargets, shared_vocab: int | None) -> Iterator[Tensor]:
+def log_probabilities(targets: DenseTargets, shared_vocab: int | None) -> Iterator[Tensor]:
     """Log-probabilities ``[tokens, ids]`` of a chunk of tokens after another."""
     hidden, head = targets.hidden, targets.head
     step = chunk_tokens(head.weight)

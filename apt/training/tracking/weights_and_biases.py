@@ -13,6 +13,8 @@ from apt.checkpoint.atomic import atomic_file
 
 #: In the run directory: the id of the W&B run.
 PLACE_NAME: Final = "wandb_run.json"
+#: In the run directory: what W&B itself writes.
+FOLDER: Final = "wandb"
 _SERVER: Final = "https://api.wandb.ai"
 
 
@@ -64,7 +66,7 @@ class WeightsAndBiases:
         self._library: Any = wandb
         self._alone = self._library.run is None
         run_id = _kept_id(run_dir / PLACE_NAME)
-        unfinished = list((run_dir / "wandb").glob(f"offline-run-*-{run_id}"))
+        unfinished = list((run_dir / FOLDER).glob(f"offline-run-*-{run_id}"))
         silent = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "save_code": False}
         if self._alone:
             # Before a run: what W&B reports of itself goes by these settings, not by the run's.

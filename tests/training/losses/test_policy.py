@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from apt.console.errors import UsageError
 from apt.document import DocumentError
 from apt.registry import CORE_COMPONENTS, Component, Registry
-from apt.training.components import build_loss
+from apt.training.components import build_loss, needed_by
 from apt.training.config import parse_config
 from apt.training.contract import Resources
 from apt.training.data.rows import batch_of
@@ -188,3 +188,8 @@ def test_bad_settings_are_refused(loss: dict[str, Any], reason: str) -> None:
     with pytest.raises(DocumentError) as caught:
         config_of(loss=loss)
     assert reason in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_teacher_is_needed_where_it_costs_to_leave_it() -> None:
+    assert "teacher" not in needed_by(config_of(), REGISTRY)
+    assert needed_by(config_of(loss={"kl": 0.1}), REGISTRY)["teacher"] == "loss 'policy'"

@@ -353,3 +353,14 @@ def test_a_manifest_that_asks_for_more_than_there_is(tmp_path: Path) -> None:
         path.write_text(json.dumps(held))
         with pytest.raises(BadInputError):
             opened(tmp_path / "c")
+
+
+def test_a_run_on_what_was_left_learns_from_a_cache_of_all_rows(tmp_path: Path) -> None:
+    rows = small_rows(24)
+    captured(tmp_path / "c", rows)
+    training, evaluation = set_aside(rows, 4)
+    inner, _ = set_aside(training, 4)
+    assert [inner.number(i) for i in range(2)] == [training.number(1), training.number(2)]
+    config = small_config(loss={"name": "distill", "teacher": {"name": "cache", "path": str(tmp_path / "c")}})
+    result = run(config, small_model(), inner, evaluation=evaluation, run_dir=tmp_path / "run")
+    assert result.metrics["kd/kl_token"] > 0.0
