@@ -56,6 +56,18 @@ def atomic_directory(target: Path, *, overwrite: bool = False, sources: Iterable
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def check_target(target: Path, *, overwrite: bool = False, sources: Iterable[Path] = ()) -> None:
+    """Refuse what :func:`atomic_directory` would refuse as a target, before hours of work that are to go there.
+
+    Nothing is written.
+
+    :raises TargetExistsError: as there.
+    """
+    if overwrite:
+        _refuse_to_lose(target, sources)
+    _refuse_to_replace(_free(target, overwrite), directory=True)
+
+
 @contextmanager
 def atomic_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``target`` when the block ends without an exception.
@@ -146,13 +158,22 @@ def _refuse_to_replace(target: Path, *, directory: bool) -> None:
     raise TargetExistsError(f"{target} is {what} and is not replaced, --overwrite or not", hint="choose another output")
 
 
-def _prepare(target: Path, overwrite: bool) -> Path:
-    """Check the target, make its parent, and clear away what killed processes left beside it."""
+def _free(target: Path, overwrite: bool) -> Path:
+    """Return the whole path of a target that is not there, or may be replaced.
+
+    :raises TargetExistsError: when there is something, a link that leads nowhere too, and ``overwrite`` is false.
+    """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - a link as target stays one, resolve() would follow it
     with suppress(OSError):
         recover(target)
     if not overwrite and os.path.lexists(target):
         raise TargetExistsError(f"{target} exists already", hint="choose another output or give --overwrite")
+    return target
+
+
+def _prepare(target: Path, overwrite: bool) -> Path:
+    """Check the target, make its parent, and clear away what killed processes left beside it."""
+    target = _free(target, overwrite)
     with _told_as_cannot_write(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """The operation ``train``: a config, the model that it names, and the checkpoint that comes of it."""
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from apt import store
-from apt.checkpoint.atomic import recover
+from apt.checkpoint.atomic import check_target
 from apt.checkpoint.lock import LOCK_NAME
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import AptError, BadInputError, TargetExistsError, UnsupportedError, UsageError
+from apt.console.errors import AptError, UsageError
 from apt.evaluation.statistics import Estimate, paired_ratio, ratio_estimate
 from apt.options import FileRef, ModelRef, Options, OutputPath, Overwrite
 from apt.registry import Registry, did_you_mean
@@ -25,14 +24,15 @@ from apt.training.attention import fast_attention
 from apt.training.components import build, core_registry, needed_by
 from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
-from apt.training.data.rows import Chosen, TokenRows, evenly, is_stream, set_aside
+from apt.training.data.rows import TokenRows, held_out, is_stream
 from apt.training.evaluation import score_source
-from apt.training.output import round_weights, write_trained
+from apt.training.opening import open_trainable, tokenizer_of
+from apt.training.output import round_weights, sources_of, write_trained
 from apt.training.pairing import shared_vocabulary
 from apt.training.parallel import on_first, processes, refuse_sharding
 from apt.training.report import TrainPlan, TrainReport
 from apt.training.result import TrainResult
-from apt.training.run_directory import CONFIG_NAME, RECORD_NAME, RUN_NAME
+from apt.training.run_directory import CONFIG_NAME, RECORD_NAME, RUN_NAME, identity_of, run_dir_of
 from apt.training.runner import START_NAME, device, run
 from apt.training.teachers.loading import load_teacher
 from apt.training.tracking.choice import check_tracking
@@ -130,7 +130,7 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
     """
     registry = registry or core_registry()
     job = _open(options, registry)
-    resources = Resources(shared_vocab=job.shared_vocab, tokenizer=_tokenizer(job.model), registry=registry)
+    resources = Resources(shared_vocab=job.shared_vocab, tokenizer=tokenizer_of(job.model), registry=registry)
     assert job.config.data is not None
     early = not _OF_WEIGHTS & needed_by(job.config.data, registry).keys()
     rows = _rows(job, resources) if early else None
@@ -163,16 +163,14 @@ def _open(options: TrainOptions, registry: Registry | None) -> _Job:
     name = _named_model(options.model, config, options.config)
     if config.data is None:
         raise UsageError(f"{options.config}: data: is missing", hint="say what is trained on: data.train")
-    run_dir = options.run_dir or options.output.absolute().with_name(f".{options.output.absolute().name}.run")
-    recover(options.output)
-    if options.output.exists() and not options.overwrite:
-        raise TargetExistsError(f"{options.output} exists already", hint="choose another output or give --overwrite")
+    run_dir = options.run_dir or run_dir_of(options.output)
     if run_dir.exists() and not (run_dir / RUN_NAME).exists() and _holds_anything(run_dir):
         raise UsageError(f"{run_dir} holds something else than a run", hint="choose an empty directory")
     teacher_name = _named_teacher(options, config, registry)
     config = config.model_copy(update={"model": name, "teacher": teacher_name})
-    model = _opened(name)
-    teacher = _opened(teacher_name) if teacher_name is not None else None
+    model = open_trainable(name)
+    teacher = open_trainable(teacher_name) if teacher_name is not None else None
+    check_target(options.output, overwrite=options.overwrite, sources=sources_of(model, teacher))
     shared = shared_vocabulary(teacher, model) if teacher is not None else None
     return _Job(config, model, teacher, shared, run_dir)
 
@@ -198,42 +196,6 @@ def _named_teacher(options: TrainOptions, config: TrainConfig, registry: Registr
     for need in sorted(needs.keys() - {f.name for f in dataclasses.fields(Resources)}):
         raise UsageError(f"{options.config}: the {needs[need]} needs a {need}, which a training run does not have")
     return name if "teacher" in needs else None
-
-
-def _opened(ref: str) -> Checkpoint:
-    """Open a checkpoint by its headers.
-
-    :raises UnsupportedError: for one that only its own code can run, and for one that is quantized.
-    """
-    from transformers import CONFIG_MAPPING
-
-    found = Checkpoint.open(ref)
-    kind = found.config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        own = "; the code in the checkpoint is never run" if "auto_map" in found.config else ""
-        raise UnsupportedError(f"{found.path}: transformers has no model of type {kind!r}{own}")
-    dtype = found.stored_dtype
-    if not dtype.is_floating_point or dtype.itemsize < 2 or "quantization_config" in found.config:
-        raise UnsupportedError(
-            f"{found.path}: its weights are quantized, and nothing can be trained in them",
-            hint="take the model that it was quantized from",
-        )
-    return found
-
-
-def _tokenizer(model: Checkpoint) -> Any:
-    """Return a model's tokenizer.
-
-    :raises BadInputError: when it makes ids that the model has no embedding of.
-    """
-    tokenizer = model.tokenizer()
-    ids = int(model.config.get("vocab_size") or 0)
-    if ids and len(tokenizer) > ids:
-        raise BadInputError(
-            f"{model.path}: the tokenizer knows {len(tokenizer):,} ids, the model has {ids:,}",
-            hint="the tokenizer is of another model",
-        )
-    return tokenizer
 
 
 def _holds_anything(run_dir: Path) -> bool:
@@ -273,22 +235,18 @@ def _rows(job: _Job, resources: Resources) -> _Rows:
     digest = data.digest()
     if isinstance(data, TokenRows):
         data.check(int(job.model.config["vocab_size"]))
-    wanted = job.config.train.eval_rows
-    if job.config.data.eval is None:
-        if is_stream(data):
-            raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
-        training, evaluation = set_aside(data, wanted)
-        return _Rows(training, evaluation, digest)
-    held: RowSource | RowStream = build("data", job.config.data.eval, resources)
-    if is_stream(held):
-        raise UsageError("data.eval streams: it is to be rows by number", hint="streaming: false")
-    return _Rows(data, Chosen(held, evenly(len(held), wanted)), f"{digest} {held.digest()}")
+    evaluation: RowSource | None = None
+    if job.config.data.eval is not None:
+        held: RowSource | RowStream = build("data", job.config.data.eval, resources)
+        if is_stream(held):
+            raise UsageError("data.eval streams: it is to be rows by number", hint="streaming: false")
+        evaluation, digest = held, f"{digest} {held.digest()}"
+    return _Rows(*held_out(data, evaluation, job.config.train.eval_rows), digest)
 
 
 def _identity(job: _Job, rows: _Rows) -> str:
     """What a run depends on beside its config."""
-    teacher = job.teacher.digest() if job.teacher is not None else ""
-    return hashlib.sha256("\n".join([job.model.digest(), teacher, rows.digest]).encode()).hexdigest()
+    return identity_of(job.model.digest(), job.teacher.digest() if job.teacher is not None else "", rows.digest)
 
 
 def _scores(model: Any, rows: RowSource, config: TrainConfig) -> Tensor:
@@ -356,6 +314,7 @@ def _leave(options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: Tr
     write_trained(
         options.output, model.cpu(), operation="train", parent=job.model, config=job.config, lineage=lineage,
         metrics={name: getattr(report, name) for name in kept}, overwrite=options.overwrite,
+        teacher=teacher,
     )  # fmt: skip
     if not options.keep_run:
         _clear(job.run_dir, whole=options.run_dir is None and job.config.tracking is None)

@@ -33,6 +33,11 @@ def round_weights(model: Any, dtype: torch.dtype) -> None:
             parameter.copy_(parameter.to(dtype))
 
 
+def sources_of(model: Checkpoint, teacher: Checkpoint | None) -> list[Path]:
+    """Return the directories around what a model is made of: it may be replaced by its child, they may not."""
+    return [c.path.resolve().parent for c in (model, teacher) if c is not None]
+
+
 def write_trained(
     target: Path,
     model: Any,
@@ -43,6 +48,7 @@ def write_trained(
     lineage: Mapping[str, Any],
     metrics: Mapping[str, Any],
     overwrite: bool = False,
+    teacher: Checkpoint | None = None,
 ) -> None:
     """Write a trained model in the dtype that its parent is stored in.
 
@@ -50,13 +56,21 @@ def write_trained(
     :param parent: the checkpoint that was trained; its tokenizer goes along.
     :param lineage: what else the model was made of (teacher, texts), beside the run's record.
     :param metrics: figures that were measured, as plain values or results.
+    :param teacher: what the model learned from; a target that holds it is not replaced.
     :raises TargetExistsError: when the target exists and ``overwrite`` is false.
     :raises CannotWriteError: when the disk is full; nothing is left then.
     """
     options = {**to_jsonable(dict(lineage)), **run_record(config)}
     with (
         quiet_transformers(),
-        CheckpointWriter(target, operation=operation, parent=parent, options=options, overwrite=overwrite) as writer,
+        CheckpointWriter(
+            target,
+            operation=operation,
+            parent=parent,
+            options=options,
+            overwrite=overwrite,
+            sources=sources_of(parent, teacher),
+        ) as writer,
     ):
         model.to(parent.stored_dtype).save_pretrained(writer.directory)
         writer.copy_side_files(parent)

@@ -1,5 +1,6 @@
 """A run's own directory: whose it is, what the run was made with, and what to say when it cannot be written."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,17 @@ CONFIG_NAME: Final = "config.resolved.yaml"
 
 #: How ``torch.save`` says that it could not write; it does not tell why.
 _TORCH_WRITER: Final = ("PytorchStreamWriter", "inline_container", "iostream error")
+
+
+def run_dir_of(output: Path) -> Path:
+    """Return where a run's state is kept when no place is named: hidden, beside its output."""
+    output = output.absolute()
+    return output.with_name(f".{output.name}.run")
+
+
+def identity_of(*parts: str) -> str:
+    """Return the digest of what a run depends on beside its config: the digests of models and texts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def alone_in(run_dir: Path) -> AbstractContextManager[None]:

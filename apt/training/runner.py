@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from apt.checkpoint.loading import quiet_transformers
-from apt.console.errors import UsageError
 from apt.console.progress import progress
 from apt.registry import Registry
 from apt.training.attention import fast_attention
@@ -24,7 +23,7 @@ from apt.training.components import build, build_loss, core_registry, target_of
 from apt.training.config import TrainConfig, TrainSection
 from apt.training.contract import Batch, Resources, RowSource, RowStream, Tuning, divisor_of
 from apt.training.data.loader import BatchLoader
-from apt.training.data.rows import Chosen, TokenRows, evenly, is_stream, on_device, set_aside
+from apt.training.data.rows import TokenRows, held_out, is_stream, on_device
 from apt.training.environment import unsteered
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
@@ -94,7 +93,7 @@ def run(
     resources = replace(resources, rows_digest=(data.origin if isinstance(data, Chosen) else data).digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
-    training, evaluation = _split(section, data, evaluation)
+    training, evaluation = held_out(data, evaluation, section.eval_rows)
     begun = time.monotonic()
     with ExitStack() as stack:
         _occupy(stack, run_dir)
@@ -245,16 +244,6 @@ def _build(config: TrainConfig, model: Model, data: RowSource | RowStream, resou
         optimizer=optimizer,
         schedule=_schedule(section, optimizer, resources),
     )
-
-
-def _split(
-    section: TrainSection, data: RowSource | RowStream, evaluation: RowSource | None
-) -> tuple[RowSource | RowStream, RowSource]:
-    if evaluation is not None:
-        return data, Chosen(evaluation, evenly(len(evaluation), section.eval_rows))
-    if is_stream(data):
-        raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
-    return set_aside(data, section.eval_rows)
 
 
 def _optimizer(section: TrainSection, module: LossModule, resources: Resources) -> torch.optim.Optimizer:

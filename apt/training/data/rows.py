@@ -164,6 +164,22 @@ def set_aside(source: RowSource, n: int) -> tuple[Chosen, Chosen]:
     return Chosen(source, [i for i in range(len(source)) if i not in taken]), Chosen(source, chosen)
 
 
+def held_out(
+    data: RowSource | RowStream, evaluation: RowSource | None, n: int
+) -> tuple[RowSource | RowStream, RowSource]:
+    """Return what is trained on, and the rows that the best weights are chosen by.
+
+    These are at most ``n`` of ``evaluation``, evenly spread; where there is none, ``n`` of ``data`` are set aside.
+
+    :raises UsageError: for a stream without ``evaluation``, or too few rows.
+    """
+    if evaluation is not None:
+        return data, Chosen(evaluation, evenly(len(evaluation), n))
+    if is_stream(data):
+        raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
+    return set_aside(data, n)
+
+
 def batch_of(source: RowSource, indices: Sequence[int]) -> Batch:
     """Return rows of a source as a batch."""
     number = source.number if isinstance(source, Chosen) else int

@@ -1,7 +1,6 @@
 """The operation ``distill``: pair, train, measure, write."""
 
 import gc
-import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from apt.training.config import TrainConfig
 from apt.training.data.rows import is_stream
 from apt.training.output import round_weights, write_trained
 from apt.training.result import TrainResult
-from apt.training.run_directory import is_resumable
+from apt.training.run_directory import identity_of, is_resumable, run_dir_of
 from apt.training.runner import device, run, steps_within
 
 
@@ -60,7 +59,7 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
     pair = open_pair(options)
     config = options.training(steps=options.steps or DEFAULT_STEPS, registry=registry)
     _check_config(options, config)
-    run_dir = options.output.absolute().with_name(f".{options.output.absolute().name}.run")
+    run_dir = run_dir_of(options.output)
     pair = with_student(pair, run_dir / "student")
     student = pair.student.load(dtype=torch.float32)
     lesson = prepare(options, config, pair, student, registry)
@@ -111,8 +110,7 @@ def _steps(
 
 def _identity(pair: Pair, lesson: Lesson) -> str:
     """What a run depends on beside its config."""
-    parts = [pair.teacher.digest(), pair.student.digest(), lesson.digest(), str(pair.shared_vocab)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return identity_of(pair.teacher.digest(), pair.student.digest(), lesson.digest(), str(pair.shared_vocab))
 
 
 def _clear_foreign(run_dir: Path, config: TrainConfig, identity: str) -> None:
@@ -216,5 +214,5 @@ def _write(
     }
     write_trained(
         options.output, student, operation="distill", parent=pair.student, config=config, lineage=lineage,
-        metrics=metrics, overwrite=options.overwrite,
+        metrics=metrics, overwrite=options.overwrite, teacher=pair.teacher,
     )  # fmt: skip

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from apt.checkpoint.atomic import recover
+from apt.checkpoint.atomic import check_target
 from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter
-from apt.console.errors import AptError, TargetExistsError
+from apt.console.errors import AptError
 from apt.plugins.optional.distillation.options import DistillOptions
 from apt.plugins.optional.distillation.shape import Shape, initialise, parse_shape, shape_of
+from apt.training.opening import open_trainable
+from apt.training.output import sources_of
 from apt.training.pairing import shared_vocabulary
 
 
@@ -37,11 +39,9 @@ class Pair:
 def open_pair(options: DistillOptions) -> Pair:
     """Open both checkpoints by their headers and refuse what cannot be distilled, before any weight is read."""
     options.check()
-    recover(options.output)
-    if options.output.exists() and not options.overwrite:
-        raise TargetExistsError(f"{options.output} exists already", hint="choose another output or give --overwrite")
-    teacher = Checkpoint.open(options.teacher)
-    student = Checkpoint.open(options.student) if options.student is not None else teacher
+    teacher = open_trainable(options.teacher)
+    student = open_trainable(options.student) if options.student is not None else teacher
+    check_target(options.output, overwrite=options.overwrite, sources=sources_of(student, teacher))
     shape = parse_shape(options.student_shape, teacher) if options.student_shape is not None else None
     return Pair(teacher, student, shared_vocabulary(teacher, student), shape)
 
