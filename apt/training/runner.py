@@ -23,7 +23,7 @@ from apt.training.components import build, build_loss, core_registry, target_of
 from apt.training.config import TrainConfig, TrainSection
 from apt.training.contract import Batch, Resources, RowSource, RowStream, Tuning, divisor_of
 from apt.training.data.loader import BatchLoader
-from apt.training.data.rows import TokenRows, held_out, is_stream, on_device
+from apt.training.data.rows import Chosen, TokenRows, held_out, is_stream, on_device
 from apt.training.environment import unsteered
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
