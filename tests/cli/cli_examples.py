@@ -181,8 +181,12 @@ class Furniture:
 
     def questions(self, here: Path, word: str, hub: Any) -> None:
         items = [
-            {"context": f"{n} apples and {n} pears are", "choices": [f" {2 * n}", f" {n}", f" {n + 9}"], "answer": 0}
-            for n in range(12)
+            {
+                "context": f"{n} apples and {n} pears are",
+                "choices": [f" {2 * n}", f" {n}", f" {3 * n + 1}"],
+                "answer": 0,
+            }
+            for n in range(1, 13)
         ]
         (here / word).write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
 
@@ -218,6 +222,11 @@ class Furniture:
 
     def training(self, here: Path, word: str, hub: Any) -> None:
         (here / word).write_text(_TRAINING, encoding="utf-8")
+        self.text(here, "rows.txt", hub)
+
+    def lesson(self, here: Path, word: str, hub: Any) -> None:
+        config = _TRAINING.replace("train:\n  steps", "train:\n  loss:\n    name: distill\n  steps")
+        (here / word).write_text(config, encoding="utf-8")
         self.text(here, "rows.txt", hub)
 
     def backups(self, here: Path, word: str, hub: Any) -> None:
@@ -289,6 +298,7 @@ PLACES: dict[str, Callable[[Furniture, Path, str, Any], None]] = {
     "notes.jsonl": Furniture.documents,
     "my-recipe.yaml": Furniture.recipe,
     "my_run.yaml": Furniture.training,
+    "training.yaml": Furniture.lesson,
     "questions.jsonl": Furniture.questions,
     "before.json": Furniture.tested,
     "comparison.json": Furniture.compared,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apt.console.errors import BadInputError
-from apt.plugins import build, doctor, trust
+from apt.plugins import build, discovery, doctor, trust
 from apt.plugins.discovery import wait_a_tick
 from apt.plugins.records import PluginRecord
 from apt.plugins.regular import read_regular
@@ -187,8 +187,9 @@ def test_name_of_an_entry_point_is_shown_as_a_terminal_can(site: Path, plugin_so
     "before", [None, "[console_scripts]\nodd = odd:main\n"], ids=["without a file", "another group"]
 )
 def test_first_entry_point_of_an_installed_package_is_seen(
-    before: str | None, site: Path, plugin_source: Source
+    before: str | None, site: Path, plugin_source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(discovery, "_WATCHED_PATHS", 1024)  # however many packages these tests are run beside
     points = installed(site, "odd", before, plugin_source("odd"))
     wait_a_tick()
     build.build()

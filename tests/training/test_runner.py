@@ -142,6 +142,8 @@ def test_timing_steps_leaves_the_model_alone() -> None:
 @pytest.mark.filterwarnings("ignore")  # what torch's own compiler warns of differs between versions
 def test_a_compiled_model_comes_to_the_same_losses_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    # The compiler imports setuptools, whose distutils will not take the place of one that another test has imported.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     curves, states = [], []
     for compiled in (False, True):
         model = small_model(num_hidden_layers=1)
