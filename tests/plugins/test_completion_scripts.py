@@ -110,7 +110,7 @@ class Shell:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, apt_home: Path, dropin: Callable, plugin_source: Callable) -> Path:
+def scene(tmp_path: Path, apt_home: Path, dropin: Callable, plugin_source: Callable) -> Path:
     """A directory to type in; models, a plugin and files with names that must stay names."""
     for name in (HOSTILE_MODEL, "我的模型", 'it\'s "mine"!'):
         (apt_home / "models" / name).mkdir(parents=True)
@@ -129,7 +129,7 @@ def workplace(tmp_path: Path, apt_home: Path, dropin: Callable, plugin_source: C
 
 
 @pytest.fixture
-def start(workplace: Path, tmp_path: Path) -> Iterator[Callable[[str, str], Shell]]:
+def start(scene: Path, tmp_path: Path) -> Iterator[Callable[[str, str], Shell]]:
     """Start a shell, given its name and the words after ``completion NAME`` that bring the script about."""
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -141,8 +141,8 @@ def start(workplace: Path, tmp_path: Path) -> Iterator[Callable[[str, str], Shel
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PYTHONSAFEPATH": "1",
-        "HOME": str(workplace),
-        "ZDOTDIR": str(workplace),
+        "HOME": str(scene),
+        "ZDOTDIR": str(scene),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "TERM": "xterm",
@@ -156,9 +156,9 @@ def start(workplace: Path, tmp_path: Path) -> Iterator[Callable[[str, str], Shel
             pytest.skip(f"{name} is not installed")
         command = [programs / "apt_model", "completion", name, *how.split()]
         ran = subprocess.run(command, env=environment, capture_output=True, check=True)
-        (workplace / "script").write_bytes(ran.stdout)
+        (scene / "script").write_bytes(ran.stdout)
         installed = {"bash": 'source "$XDG_DATA_HOME/bash-completion/completions/apt_model"', "zsh": "", "fish": ""}
-        started.append(Shell(name, installed[name] if how else "source ./script", workplace, environment))
+        started.append(Shell(name, installed[name] if how else "source ./script", scene, environment))
         return started[-1]
 
     yield begin
