@@ -33,13 +33,17 @@ def embedded_path() -> Path:
     return Path(__file__).parent / "assets" / EMBEDDED
 
 
+def user_cache() -> Path:
+    """Return the directory of this user's caches, by the XDG specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def hub_cache() -> Path:
     """Return the Hugging Face cache, by the environment variables of huggingface_hub."""
     if cache := os.environ.get("HF_HUB_CACHE"):
         return Path(cache).expanduser()
     base = os.environ.get("HF_HOME")
-    xdg = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(base).expanduser() if base else xdg / "huggingface") / "hub"
+    return (Path(base).expanduser() if base else user_cache() / "huggingface") / "hub"
 
 
 def model_path(name: str) -> Path:

@@ -9,7 +9,7 @@ from apt.console.errors import AptError
 from apt.console.table import Table
 from apt.document import DocumentError
 from apt.registry import Registry
-from apt.training.components import needs_of, sections_of
+from apt.training.components import needed_by, sections_of
 from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources
 
@@ -105,7 +105,7 @@ def resolve(path: Path, registry: Registry) -> ResolvedConfig:
 def _checked(path: Path, config: TrainConfig, registry: Registry) -> CheckedConfig:
     named = tuple(f"{kind} {section.name}" for kind, section in sections_of(config))
     known = Resources.__dataclass_fields__
-    needs = tuple(sorted(n for n in needs_of(config, registry) if n in known))
+    needs = tuple(sorted(n for n in needed_by(config, registry) if n in known))
     return CheckedConfig(path, config.digest(), _settings(config.resolved()), named, needs)
 
 

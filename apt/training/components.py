@@ -94,11 +94,6 @@ def placed_sections(model: BaseModel, at: Location = ()) -> Iterator[tuple[Locat
             yield from placed_sections(value, place)
 
 
-def needs_of(config: BaseModel, registry: Registry | None = None) -> frozenset[str]:
-    """Return the names of the resources that a config's components cannot do without."""
-    return frozenset(needed_by(config, registry))
-
-
 def needed_by(config: BaseModel, registry: Registry | None = None) -> dict[str, str]:
     """Return what a config's components cannot do without, each with the first that needs it: ``teacher 'memory'``."""
     found: dict[str, str] = {}

@@ -18,11 +18,6 @@ from apt.training.record import run_record
 CONFIG_NAME: Final = "training.yaml"
 
 
-def config_text(config: TrainConfig) -> str:
-    """Return a resolved config as YAML."""
-    return dump(config.resolved())
-
-
 def round_weights(model: Any, dtype: torch.dtype) -> None:
     """Round a model's parameters as storing them in ``dtype`` does, in place; they keep their own dtype.
 
@@ -74,5 +69,5 @@ def write_trained(
     ):
         model.to(parent.stored_dtype).save_pretrained(writer.directory)
         writer.copy_side_files(parent)
-        (writer.directory / CONFIG_NAME).write_text(config_text(config), encoding="utf-8")
+        (writer.directory / CONFIG_NAME).write_text(dump(config.resolved()), encoding="utf-8")
         writer.metrics.update(to_jsonable(dict(metrics)))

@@ -11,7 +11,7 @@ from training_helpers import small_model, small_rows
 from apt.console.errors import UsageError
 from apt.training import attention, schedulers
 from apt.training.attention import NAME, fast_attention, short_window_attention
-from apt.training.data.rows import evenly, set_aside
+from apt.training.data.rows import TokenRows, evenly, set_aside
 from apt.training.optimizers import adamw, muon
 
 
@@ -96,16 +96,22 @@ def test_short_window_attention_equals_pytorchs(masked: bool) -> None:
     assert torch.allclose(out, wanted, atol=1e-12)
 
 
+def assert_lent(model: Any, trained: Any, rows: TokenRows) -> None:
+    """``trained`` (the model, or adapters around it) attends by our attention for a while, and comes to the same."""
+    own = model.config._attn_implementation
+    with torch.no_grad():
+        plain = trained(input_ids=rows.ids).logits
+        with fast_attention([trained], rows, torch.bfloat16):
+            assert model.config._attn_implementation == NAME
+            fast = trained(input_ids=rows.ids).logits
+    assert model.config._attn_implementation == own
+    assert torch.allclose(plain, fast, atol=1e-5)
+
+
 def test_fast_attention_is_lent_and_taken_back() -> None:
     model, rows = small_model(), small_rows()
     own = model.config._attn_implementation
-    with torch.no_grad():
-        plain = model(input_ids=rows.ids).logits
-        with fast_attention([model], rows, torch.bfloat16):
-            assert model.config._attn_implementation == NAME
-            fast = model(input_ids=rows.ids).logits
-    assert model.config._attn_implementation == own
-    assert torch.allclose(plain, fast, atol=1e-5)
+    assert_lent(model, model, rows)
     with fast_attention([model], rows, None):
         assert model.config._attn_implementation == own
 
@@ -174,14 +180,7 @@ def test_a_model_with_adapters_is_lent_it_too() -> None:
     peft = pytest.importorskip("peft")
     model, rows = small_model(), small_rows()
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], r=2))
-    own = model.config._attn_implementation
-    with torch.no_grad():
-        plain = adapted(input_ids=rows.ids).logits
-        with fast_attention([adapted], rows, torch.bfloat16):
-            assert model.config._attn_implementation == NAME
-            fast = adapted(input_ids=rows.ids).logits
-    assert model.config._attn_implementation == own
-    assert torch.allclose(plain, fast, atol=1e-5)
+    assert_lent(model, adapted, rows)
 
 
 def test_rows_are_chosen_evenly_of_more_than_float32_can_count() -> None:

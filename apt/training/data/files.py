@@ -7,7 +7,6 @@ large they are. A stream holds one record at a time and nothing on disk.
 import glob
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from apt.checkpoint.reader import file_digest
 from apt.console.errors import AptError, BadInputError, MissingDependencyError, NotFoundError, UsageError
 from apt.evaluation.texts import DEFAULT_WINDOW
+from apt.store import user_cache
 from apt.training.components import needing
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.encoding import Encoded, Encoder, chat_encoder, completion_encoder, text_encoder
@@ -253,8 +254,7 @@ def _digest(files: Sequence[str], shape: Mapping[str, Any], tokenizer: Any) -> s
     held = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     held.update(fingerprint(tokenizer).encode())
     for name in files:
-        with Path(name).open("rb") as stream:
-            held.update(hashlib.file_digest(stream, "sha256").digest())
+        held.update(bytes.fromhex(file_digest(Path(name))))
     return held.hexdigest()
 
 
@@ -359,5 +359,4 @@ def _datasets() -> Iterator[Any]:
 
 def _cache() -> str:
     """Where tokenized files are kept: below the user's cache, beside the index of plugins."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(base) / "apt_model" / "rows")
+    return str(user_cache() / "apt_model" / "rows")

@@ -1,5 +1,6 @@
 """Samplers that go through all rows, epoch after epoch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ class ShuffledOptions(Section):
     name: Literal["shuffled"] = Field(default="shuffled", description="The component.")
 
 
-class Epochs:
+class Epochs(ABC):
     """Goes through an order of all rows, then through the next epoch's; a batch may span two epochs.
 
     Every row is seen once before any is seen again. The order of an epoch depends on the seed and its number only, so
@@ -35,9 +36,9 @@ class Epochs:
         self._epoch = 0
         self._cursor = 0
 
+    @abstractmethod
     def order(self, epoch: int) -> list[int]:
         """Return the rows in the order of an epoch."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield batches without end."""

@@ -52,8 +52,7 @@ def prepare(
 
     @functools.cache
     def teacher() -> Any:
-        model: Any = load_teacher(pair.teacher, config, device())
-        return model.requires_grad_(False)
+        return load_teacher(pair.teacher, config, device())
 
     rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher() if samples else None)
     if options.cache is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from apt.checkpoint.architecture import Architecture
+from apt.checkpoint.architecture.alignment import alignment
 from apt.checkpoint.architecture.thinning import thinned
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import UnsupportedError, UsageError
@@ -31,8 +32,6 @@ KEYS: Final[Mapping[str, str]] = {
 #: Roles that a layer must have for its widths to be cut.
 _WIDE_ROLES: Final = frozenset({"q", "k", "v", "o", "up", "down"})
 _HIDDEN_NORMS: Final = ("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm")
-#: Widths that kernels and block-wise quantizers like, largest first.
-_ALIGNMENTS: Final = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def _share(share: float, whole: Shape, teacher: Checkpoint) -> Shape:
         matrices = 3 if "gate" in family.roles else 2
         head_dim = family.dimensions(teacher.config).head_dim
         attention = 2 * head_dim * (whole.heads + whole.kv_heads)
-        step = next(a for a in _ALIGNMENTS if whole.ff % a == 0 and (a * 16 <= whole.ff or a == 1))
+        step = alignment(whole.ff)
         ff = int((allowed * (attention + matrices * whole.ff) - attention) / matrices) // step * step
         if ff > 0:
             return Shape(layers, whole.hidden, whole.heads, whole.kv_heads, ff)

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from apt.checkpoint.architecture.alignment import ALIGNMENTS, alignment
+
 #: A plan may remove so much more than was asked (share of the linear weights).
 TOLERANCE: Final = 0.02
 
 #: Counts as "what was asked" although it is a little less.
 SLACK: Final = 0.0025
-
-#: Widths that kernels and block-wise quantizers like, largest first.
-_ALIGNMENTS: Final = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +55,6 @@ def removed_share(before: Sizes, after: Sizes) -> float:
     return 1.0 - after.weights / before.weights
 
 
-def alignment(ff: int) -> int:
-    """Return the multiple that ff sizes keep to: one that divides the dense size and allows fine enough steps."""
-    return next(a for a in _ALIGNMENTS if ff % a == 0 and (a * 16 <= ff or a == 1))
-
-
 def shapes(before: Sizes, ratio: float, *, heads_divide_hidden: bool) -> list[Sizes]:
     """Return the legal sizes that remove ``ratio`` of the linear weights: at most one ff for each of the other sizes.
 
@@ -84,7 +78,7 @@ def nearest(before: Sizes, ratio: float, *, heads_divide_hidden: bool, count: in
 
 
 def _steps(first: int) -> Iterator[int]:
-    return (a for a in _ALIGNMENTS if a <= first)
+    return (a for a in ALIGNMENTS if a <= first)
 
 
 def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[tuple[int, int, int]]:

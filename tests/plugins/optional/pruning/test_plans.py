@@ -5,15 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apt.console.errors import UnsupportedError
-from apt.plugins.optional.pruning.plans import SLACK, TOLERANCE, Sizes, alignment, nearest, removed_share, shapes
+from apt.plugins.optional.pruning.plans import SLACK, TOLERANCE, Sizes, nearest, removed_share, shapes
 from apt.plugins.optional.pruning.search import legal_shapes
 
 TINY = Sizes(hidden=256, head_dim=32, layers=6, kv_groups=4, heads_per_group=2, ff=512)
-
-
-@pytest.mark.parametrize(("ff", "step"), [(172, 4), (512, 32), (11008, 256), (64, 4), (4864, 256), (7, 1), (8192, 256)])
-def test_alignment_divides_the_dense_width(ff: int, step: int):
-    assert alignment(ff) == step
 
 
 @settings(max_examples=60, deadline=None)
