@@ -259,6 +259,16 @@ _CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         {"train": {"steps": 3, "loss": {"name": "distill", "strategy": "relation", "temperature": 2.0}}},
         "train.loss.temperature",
     ),
+    ({"train": {"steps": 3, "batch_rows": 1, "loss": {"name": "distill", "strategy": "relation"}}}, "train.loss"),
+    (
+        {
+            "train": {
+                "steps": 3, "batch_rows": 2,
+                "loss": {"name": "distill", "strategy": "mixed", "relation": {"kind": "angle"}},
+            }
+        },
+        "train.loss",
+    ),
     ({"train": {"steps": 3}, "data": {"train": {"name": "jsonl", "path": "a.jsonl"}}}, "data.train"),
     ({"train": {"steps": 3}, "data": {"train": {"name": "jsonl", "path": "a", "prompt": "p"}}}, "data.train.prompt"),
     ({"data": {"train": {"name": "parquet", "path": "a", "text": "t", "prompt": "p"}}, "train": {}}, "data.train"),

@@ -1,5 +1,6 @@
 """Distillation: a student drawn to its teacher's next-token distributions, inner states and relations."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 import torch
@@ -15,7 +16,7 @@ from apt.training.losses.feature import FeatureSettings, FeatureTerm
 from apt.training.losses.head import Head
 from apt.training.losses.linear import linear_loss
 from apt.training.losses.on_policy import WRITTEN, OnPolicySettings, rollout_metrics, write_rows
-from apt.training.losses.relation import RelationSettings, relation_loss
+from apt.training.losses.relation import FEWEST_ROWS, RelationSettings, relation_loss
 from apt.training.losses.terms import Sums, Terms
 from apt.training.losses.weighting import SequenceWeight, TokenWeight, weigh
 from apt.training.sections import Section, TeacherSection
@@ -91,6 +92,13 @@ class DistillLossOptions(Section):
         if self.targets == "sampled" and self.divergence != "forward_kl":
             raise ValueError("an unbiased sample estimates forward_kl and no other divergence")
         return self
+
+    def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
+        """Yield that a micro-batch has too few rows to be related: the term would be 0 throughout."""
+        relation = _relation_settings(self)
+        if relation is not None and config.train.batch_rows < FEWEST_ROWS[relation.kind]:
+            fewest = FEWEST_ROWS[relation.kind]
+            yield "", f"the relation {relation.kind!r} says nothing of fewer than {fewest} rows; raise train.batch_rows"
 
     def _refuse_unused(self, names: tuple[str, ...]) -> None:
         for name in names:

@@ -5,7 +5,8 @@ micro-batch, therefore widths and scales may differ and no projection is needed.
 micro-batch: two micro-batches of four rows have other pairs than one of eight.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +18,9 @@ from apt.training.forward import Body
 
 Kind = Literal["distance", "angle", "cosine"]
 
+#: Rows that a micro-batch has to have to say anything: a lone distance over the mean of all is 1 for every model.
+FEWEST_ROWS: Final[Mapping[Kind, int]] = {"distance": 3, "cosine": 2, "angle": 3}
+
 
 class RelationSettings(BaseModel):
     """Which relation of the rows is compared."""
@@ -27,7 +31,7 @@ class RelationSettings(BaseModel):
     kind: Kind = Field(
         default="distance",
         description="Of every two rows the distance or the cosine, or of every three the angle; a micro-batch needs "
-        "as many rows.",
+        "three rows, for cosine two.",
     )
 
 
