@@ -16,10 +16,12 @@ from apt.training.teachers.manifest import Manifest
 
 
 def check_cache(directory: Path, config: TrainConfig) -> None:
-    """Refuse a cache that the run would not learn from.
+    """Refuse a cache that the run would not learn from, and a path that is no directory.
 
-    :raises UsageError: saying what the config lacks.
+    :raises UsageError: saying what is wrong with it, or what the config lacks.
     """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is no directory: the cache needs one", hint="choose another path")
     paths = [str(getattr(s, "path", "")) for kind, s in sections_of(config) if (kind, s.name) == ("teacher", "cache")]
     if str(directory) not in paths:
         raise UsageError(
