@@ -223,12 +223,21 @@ def window_of(checkpoint: Reader) -> int:
 
 def context_of(checkpoint: Reader) -> int:
     """Return the context length that the config states, 512 when it states none."""
-    config = checkpoint.config
+    return stated_context(checkpoint.config) or DEFAULT_WINDOW
+
+
+def shared_context(configs: Iterable[Mapping[str, Any]]) -> int | None:
+    """Return the shortest context that models state which read the same rows, ``None`` when none states one."""
+    return min((size for size in map(stated_context, configs) if size is not None), default=None)
+
+
+def stated_context(config: Mapping[str, Any]) -> int | None:
+    """Return the context length that a ``config.json`` states under one of its names, ``None`` when it states none."""
     for part in (config, config.get("text_config") or {}):
         for key in ("max_position_embeddings", "n_positions", "n_ctx"):
             if isinstance(part.get(key), int):
                 return int(part[key])
-    return DEFAULT_WINDOW
+    return None
 
 
 def heldout_text() -> str:
@@ -262,6 +271,7 @@ def read_documents(path: Path) -> list[str]:
     """
     if path.suffix not in (".txt", ".jsonl"):
         raise UsageError(f"{path}: unknown kind of text", hint="embedded, self, or a .txt, .jsonl or .npz file")
+    _refuse_special(path)
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -273,6 +283,15 @@ def read_documents(path: Path) -> list[str]:
     if not found:
         raise BadInputError(f"{path}: holds no text")
     return found
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse a directory, and a pipe, which would be waited for without an end and could be read only once.
+
+    :raises BadInputError: naming it.
+    """
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{path}: not a file", hint="texts are read more than once: write it to a file")
 
 
 def _line_text(path: Path, number: int, line: str) -> str:
@@ -349,6 +368,7 @@ def _token_rows(path: Path, split: Split, window: int | None) -> Rows:
     """Read one split of an ``.npz`` of token rows; ``window`` cuts longer rows."""
     import numpy as np
 
+    _refuse_special(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name.startswith(split)}

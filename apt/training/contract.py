@@ -62,6 +62,7 @@ class Resources:
     :param shared_vocab: ids below it mean the same to teacher and model; ``None`` when the vocabularies are equal.
     :param tokenizer: the model's; needed where text is read or rewarded.
     :param model: the model that is trained; a loss with parameters of its own takes their shapes from it.
+    :param context: tokens that model and teacher have room for, as their configs state it; known before weights are.
     :param rows_digest: of the source in which a batch's rows have their numbers, as :meth:`RowSource.digest` tells it;
         where rows were set aside, of all of them.
     :param registry: what the components inside a component's options are looked up in; the core's when ``None``.
@@ -71,6 +72,7 @@ class Resources:
     shared_vocab: int | None = None
     tokenizer: Any = None
     model: Any = None
+    context: int | None = None
     rows_digest: str | None = None
     registry: "Registry | None" = None
 

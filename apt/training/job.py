@@ -18,10 +18,11 @@ from apt.checkpoint.lock import LOCK_NAME
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import AptError, UsageError
 from apt.evaluation.statistics import Estimate, paired_ratio, ratio_estimate
+from apt.evaluation.texts import shared_context
 from apt.options import FileRef, ModelRef, Options, OutputPath, Overwrite
 from apt.registry import Registry, did_you_mean
 from apt.training.attention import fast_attention
-from apt.training.components import build, core_registry, needed_by
+from apt.training.components import build, core_registry, needed_by, sections_of
 from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import TokenRows, held_out, is_stream
@@ -130,9 +131,12 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
     """
     registry = registry or core_registry()
     job = _open(options, registry)
-    resources = Resources(shared_vocab=job.shared_vocab, tokenizer=tokenizer_of(job.model), registry=registry)
+    resources = Resources(
+        shared_vocab=job.shared_vocab, tokenizer=tokenizer_of(job.model), registry=registry,
+        context=shared_context(c.config for c in (job.model, job.teacher) if c is not None),
+    )  # fmt: skip
     assert job.config.data is not None
-    early = not _OF_WEIGHTS & needed_by(job.config.data, registry).keys()
+    early = not _OF_WEIGHTS & needed_by(job.config.data, registry).keys() and not _packs(job.config)
     rows = _rows(job, resources) if early else None
     model = job.model.load(dtype=torch.float32)
     teacher = load_teacher(job.teacher, job.config, device()) if job.teacher is not None else None
@@ -223,6 +227,11 @@ def _keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
         yield inner
         if isinstance(value, Mapping):
             yield from _keys(value, inner)
+
+
+def _packs(config: TrainConfig) -> bool:
+    """Whether rows hold several documents: the models themselves are asked then whether they keep them apart."""
+    return any(getattr(section, "layout", None) == "packed" for _, section in sections_of(config))
 
 
 def _rows(job: _Job, resources: Resources) -> _Rows:

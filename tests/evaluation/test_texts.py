@@ -1,5 +1,7 @@
 """Token rows: every token counted once, bytes that add up, files of every kind, clear refusals."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +184,25 @@ def test_bad_texts_are_told_in_one_line(
     with pytest.raises(error, match=words) as caught:
         load_rows(path, split="heldout", checkpoint=checkpoint)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pipe.txt", "pipe.jsonl", "pipe.npz"])
+def test_a_pipe_is_refused_and_not_waited_for(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    # A writer that says nothing and hangs up: what reads after all gets an empty file, and this test does not hang.
+    writer = subprocess.Popen(["sh", "-c", ': > "$0"', str(tmp_path / name)])
+    try:
+        with pytest.raises(BadInputError, match="not a file"):
+            load_rows(tmp_path / name, split="heldout", checkpoint=checkpoint)
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_a_directory_is_no_text(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(BadInputError, match="not a file"):
+        load_rows(tmp_path / "a.txt", split="heldout", checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(

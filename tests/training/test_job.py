@@ -1,6 +1,7 @@
 """What a run refuses before it reads weights, what no variable changes, and what a recipe can name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from apt.document import read
 from apt.registry import Component
 from apt.training import job
 from apt.training.config import parse_config
+from apt.training.data import files
 from apt.training.data.rows import TokenRows
 from apt.training.report import TrainReport
 
@@ -176,3 +178,58 @@ def test_a_directory_of_a_finished_run_takes_another_one(tmp_path: Path, llama_d
     job._clear(tmp_path / "run", whole=False)
     run(tmp_path, values, model=str(llama_dir), run_dir=tmp_path / "run", overwrite=True)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"lock", "run_record.json", "config.resolved.yaml"}
+
+
+def _written(tmp_path: Path, **section: Any) -> dict[str, Any]:
+    """A run on JSON lines whose documents are longer than the model's context."""
+    lines = [json.dumps({"text": f"{i} " + "the quick brown fox " * 40}) + "\n" for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    values = helpers.small_run()
+    values["data"]["train"] = {"name": "jsonl", "path": str(tmp_path / "rows.jsonl"), "text": "text", **section}
+    return values
+
+
+def test_a_window_longer_than_the_context_is_refused_before_weights_are_read(
+    tmp_path: Path, llama_dir: Path, no_weights: None
+) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(UsageError, match="window: 129 tokens; the model's context has 128"):
+        run(tmp_path, _written(tmp_path, window=129), model=str(llama_dir))
+
+
+def test_rows_are_no_longer_than_the_context_of_model_and_teacher(
+    tmp_path: Path, llama_dir: Path, new_llama: Callable[..., Path]
+) -> None:
+    pytest.importorskip("datasets")
+    assert run(tmp_path, _written(tmp_path), model=str(llama_dir)).eval_tokens == 4 * 127
+    teacher = new_llama(tmp_path / "teacher", max_position_embeddings=64)
+    values = _written(tmp_path)
+    values["train"]["loss"] = {"name": "distill"}
+    taught = run(tmp_path, values, model=str(llama_dir), teacher=str(teacher), output=tmp_path / "taught")
+    assert taught.eval_tokens == 4 * 63
+
+
+def test_gpt2_is_trained_within_its_positions(tmp_path: Path, llama_dir: Path) -> None:
+    pytest.importorskip("datasets")
+    report = run(tmp_path, _written(tmp_path), model=str(_gpt2(tmp_path / "gpt2", llama_dir)))
+    assert report.eval_tokens == 4 * 63
+
+
+def _gpt2(path: Path, tokenizer_of: Path) -> Path:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=288, n_embd=32, n_layer=1, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((tokenizer_of / name).read_bytes())
+    return path
+
+
+def test_packed_rows_are_refused_where_a_model_does_not_keep_documents_apart(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    asked = []
+    monkeypatch.setattr(files, "check_isolation", asked.append)
+    run(tmp_path, _written(tmp_path, layout="packed"), model=str(llama_dir))
+    assert [model.config.model_type for model in asked] == ["llama"]

@@ -126,7 +126,7 @@ def _rows(
     options: FileOptions, kind: str, encode: Encoder, used: set[str], resources: Resources
 ) -> RowSource | RowStream:
     files = _files(options.path)
-    window = window_of(options.window, resources.model)
+    window = window_of(options.window, resources)
     if options.layout == "packed":
         for model in (resources.model, resources.teacher):
             if hasattr(model, "config"):
@@ -142,13 +142,16 @@ def _rows(
     return PaddedRows(documents, window, options.too_long)
 
 
-def window_of(wanted: int | None, model: Any) -> int:
+def window_of(wanted: int | None, resources: Resources) -> int:
     """Return the tokens of a row: those that are wanted, else the model's context, at most 512.
 
     :raises UsageError: when more are wanted than the model's context has.
     """
-    context = None if model is None else getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(context, int):
+    models: list[Any] = [resources.model, resources.teacher]
+    configs = [m.config.get_text_config() for m in models if hasattr(m, "config")]
+    stated = [resources.context, *(getattr(config, "max_position_embeddings", None) for config in configs)]
+    context = min((size for size in stated if isinstance(size, int)), default=None)
+    if context is None:
         return wanted or DEFAULT_WINDOW
     if (wanted or 0) > context:
         raise UsageError(f"window: {wanted} tokens; the model's context has {context}", hint="lower window")

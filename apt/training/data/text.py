@@ -54,7 +54,7 @@ def text(options: TextOptions, resources: Resources) -> TokenRows:
 
     :raises NotFoundError: when there is no such file; :raises BadInputError: when it is broken or empty.
     """
-    window = window_of(options.window, resources.model)
+    window = window_of(options.window, resources)
     if isinstance(options.path, list):
         documents = [document for name in options.path for document in read_documents(Path(name))]
         cut = cut_documents(resources.tokenizer, documents, window, ", ".join(options.path)).spread(options.max_rows)

@@ -46,7 +46,9 @@ def prepare(
     :raises BadInputError: when a text is too short to be split.
     """
     tokenizer = pair.student.tokenizer()
-    resources = Resources(shared_vocab=pair.shared_vocab, tokenizer=tokenizer, model=student, registry=registry)
+    resources = Resources(
+        shared_vocab=pair.shared_vocab, tokenizer=tokenizer, model=student, registry=registry, context=pair.context
+    )
     teaches = any(kind == "teacher" and section.name == "memory" for kind, section in sections_of(config))
     samples = "self" in (options.heldout, text_of(options, pair.teacher) if config.data is None else None)
 
@@ -69,10 +71,15 @@ def _rows(
     if config.data is not None:
         rows: RowSource | RowStream = build("data", config.data.train, resources)
         evaluation = build("data", config.data.eval, resources) if config.data.eval is not None else None
-        return rows, evaluation, load_heldout(options, pair.teacher, model=teacher), f"data of {options.config}"
+        return (
+            rows,
+            evaluation,
+            load_heldout(options, pair.teacher, model=teacher, context=pair.context),
+            f"data of {options.config}",
+        )
     train = config.train
     wanted = train.steps * train.batch_rows * train.grad_accum + train.eval_rows
-    texts = load_texts(options, pair.teacher, wanted=wanted, model=teacher)
+    texts = load_texts(options, pair.teacher, wanted=wanted, model=teacher, context=pair.context)
     source = TokenRows(texts.train.ids, texts.train.labels)
     source.check(min(int(c.config["vocab_size"]) for c in (pair.teacher, pair.student)))
     return source, None, texts.heldout, texts.train.source

@@ -8,6 +8,7 @@ from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter
 from apt.console.errors import AptError
+from apt.evaluation.texts import shared_context
 from apt.plugins.optional.distillation.options import DistillOptions
 from apt.plugins.optional.distillation.shape import Shape, initialise, parse_shape, shape_of
 from apt.training.opening import open_trainable
@@ -27,6 +28,11 @@ class Pair:
     student: Checkpoint
     shared_vocab: int
     shape: Shape | None = None
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of a row that both have room for; ``None`` where neither says."""
+        return shared_context([self.teacher.config, self.student.config])
 
     @property
     def student_name(self) -> str:

@@ -33,28 +33,39 @@ def text_of(options: DistillOptions, teacher: Checkpoint) -> str:
     return "embedded" if teacher.path == store.embedded_path() else "self"
 
 
-def load_texts(options: DistillOptions, teacher: Checkpoint, *, wanted: int, model: Any = None) -> Texts:
+def load_texts(
+    options: DistillOptions, teacher: Checkpoint, *, wanted: int, model: Any = None, context: int | None = None
+) -> Texts:
     """Load or sample the rows.
 
     :param wanted: rows that the run can use.
     :param model: the teacher in memory; needed when rows are sampled from it.
+    :param context: tokens that teacher and student have room for: no row is longer.
     :raises BadInputError: when a text is too short to be split.
     """
     text = text_of(options, teacher)
     most = options.train_rows or min(wanted, SAMPLED_ROWS if text == "self" else MOST_ROWS)
     if options.heldout is None and Path(text).suffix in (".txt", ".jsonl"):
-        return _split(_rows(options, teacher, text, "train", None, model), most, options.heldout_rows)
-    return Texts(_rows(options, teacher, text, "train", most, model), load_heldout(options, teacher, model=model))
+        return _split(_rows(options, teacher, text, "train", None, model, context), most, options.heldout_rows)
+    return Texts(
+        _rows(options, teacher, text, "train", most, model, context),
+        load_heldout(options, teacher, model=model, context=context),
+    )
 
 
-def load_heldout(options: DistillOptions, teacher: Checkpoint, *, model: Any = None) -> Rows:
+def load_heldout(
+    options: DistillOptions, teacher: Checkpoint, *, model: Any = None, context: int | None = None
+) -> Rows:
     """Load or sample the rows that are measured on, where they are no part of the training text."""
     text = options.heldout or text_of(options, teacher)
-    return _rows(options, teacher, text, "heldout", options.heldout_rows, model)
+    return _rows(options, teacher, text, "heldout", options.heldout_rows, model, context)
 
 
-def _rows(options: DistillOptions, teacher: Checkpoint, ref: str, split: Split, limit: int | None, model: Any) -> Rows:
-    window = min(options.window, int(teacher.config.get("max_position_embeddings", options.window)))
+def _rows(
+    options: DistillOptions, teacher: Checkpoint, ref: str, split: Split, limit: int | None, model: Any,
+    context: int | None,
+) -> Rows:  # fmt: skip
+    window = min(options.window, context or options.window)
     return load_rows(ref, split=split, checkpoint=teacher, window=window, max_rows=limit, model=model)
 
 

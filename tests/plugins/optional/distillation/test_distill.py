@@ -20,6 +20,7 @@ from apt.console.output import to_json
 from apt.plugins.optional.distillation import DistillationPlugin, commands, operation
 from apt.plugins.optional.distillation.operation import distill, plan
 from apt.plugins.optional.distillation.options import DistillOptions
+from apt.plugins.optional.distillation.pairs import Pair
 from apt.plugins.optional.distillation.texts import load_texts, text_of
 from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
@@ -469,3 +470,26 @@ def test_bad_options_are_named(pair: tuple[Path, Path], tmp_path: Path, option: 
     call = ["--teacher", str(pair[0]), "--student", str(pair[1]), "-o", str(tmp_path / "out"), option, value]
     run = CliRunner().invoke(app, call)
     assert isinstance(run.exception, UsageError) and option in str(run.exception)
+
+
+def test_a_cache_that_is_a_file_is_refused_before_weights_are_read(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path
+) -> None:
+    (tmp_path / "cache").write_text("no directory", encoding="utf-8")
+    for call in (plan, distill):
+        with pytest.raises(UsageError, match="cache is no directory"):
+            call(options(pair, tmp_path, rows_file, cache=tmp_path / "cache"))
+    assert not (tmp_path / ".out.run").exists()
+
+
+def test_rows_fit_in_the_context_of_a_student_that_has_less(
+    pair: tuple[Path, Path], new_llama: Maker, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox " * 400, encoding="utf-8")
+    short = new_llama(tmp_path / "short", seed=2, max_position_embeddings=32)
+    teacher = Checkpoint.open(pair[0])
+    found = Pair(teacher, Checkpoint.open(short), 288)
+    chosen = options(pair, tmp_path, text, window=100)
+    texts = load_texts(chosen, teacher, wanted=20, context=found.context)
+    assert texts.train.ids.shape[1] == texts.heldout.ids.shape[1] == 32
