@@ -82,12 +82,15 @@ class LocalStore:
         :raises UsageError: for a directory that holds something else.
         :raises CannotWriteError: when it cannot be made.
         """
-        if not (root / _MARKER).is_file():
-            if root.is_dir() and any(not p.name.startswith(".") for p in root.iterdir()):
+        marker = root / _MARKER
+        if not marker.is_file():
+            foreign = root.is_dir() and any(not p.name.startswith(".") for p in root.iterdir())
+            # Another writer may have made the store since the first look: what fills the directory is then its own.
+            if foreign and not marker.is_file():
                 raise UsageError(f"{root} is not empty and no backup store", hint="give a new or an empty directory")
             if os.path.lexists(root) and not root.is_dir():
                 raise UsageError(f"{root} is not a directory", hint="a backup store is a directory")
-            with atomic_file(root / _MARKER, overwrite=True) as stream:
+            with atomic_file(marker, overwrite=True) as stream:
                 stream.write(b'{"format": %d}\n' % _FORMAT)
         return cls.open(root)
 
@@ -197,8 +200,11 @@ class LocalStore:
         while True:
             path = incoming / secrets.token_hex(8)
             path.mkdir()
-            # Another writer's sweep may take the directory before it is locked; then make another.
-            descriptor = os.open(path, os.O_RDONLY)
+            # Another writer's sweep may take the directory before it is opened or locked; then make another.
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
             _lock(descriptor, wait=True)
             with suppress(FileNotFoundError):
                 if path.stat().st_ino == os.fstat(descriptor).st_ino:

@@ -128,6 +128,21 @@ def test_two_writers_lose_nothing(tmp_path, safetensors, tree):
     assert all(t in [tree(m) for m in models] for t in seen)
 
 
+def test_a_store_that_another_writer_makes_between_two_looks_is_no_foreign_directory(tmp_path, monkeypatch):
+    root = tmp_path / "store"
+    root.mkdir()
+    listing = Path.iterdir
+
+    def late(path):
+        if path == root and not (root / "apt-store.json").exists():
+            (root / "incoming").mkdir()
+            (root / "apt-store.json").write_text('{"format": 1}')
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    assert LocalStore.create(root).names() == []
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_old_version(tmp_path, safetensors, tree):
     one = make_model(tmp_path / "m1", safetensors, 1)
     big = tmp_path / "m2"
