@@ -9,6 +9,7 @@ import torch
 from apt.checkpoint.architecture import descriptor
 from apt.evaluation.sampling import sample_rows, start_token
 from apt.evaluation.texts import DEFAULT_WINDOW, SAMPLED_ROWS, rows_from_ids
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.operation import find_strategy, prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
@@ -43,7 +44,7 @@ def prune_in_memory(model: Any, ratio: float, strategy: str) -> Any:
         count = SAMPLED_ROWS["calibration"]
         ids = sample_rows(dense, rows=count, window=window, seed=0, bos=start_token(config))
         rows = rows_from_ids(ids, source="sampled from the model")
-        pruned = find_strategy(strategy).prune(Task(dense, architecture, ratio, rows))
+        pruned = find_strategy(strategy).prune(Task(dense, architecture, Goal(ratio=ratio), rows))
     finally:
         dense.train(training)
     return pruned.model.to(model.dtype)

@@ -8,6 +8,7 @@ from apt.checkpoint.writer import save_model
 from apt.console.errors import NotFoundError, TargetExistsError, UnsupportedError
 from apt.evaluation.scoring import perplexity, score_together
 from apt.evaluation.texts import Rows, context_of, load_rows
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.strategies.base import Pruned, Strategy, Task
@@ -33,10 +34,10 @@ def prune(options: PruneOptions) -> PruneResult:
     if options.output.exists() and not options.overwrite:
         raise TargetExistsError(f"{options.output} exists", hint="--overwrite replaces it")
     checkpoint = Checkpoint.open(options.model)
-    strategy.preview(checkpoint, options.ratio)  # refuses before anything is loaded
+    strategy.preview(checkpoint, Goal(ratio=options.ratio))  # refuses before anything is loaded
     model: Any = checkpoint.load(dtype=_float32())
     rows = calibration_rows(checkpoint, model, options.calibration, options.tokens)
-    pruned = strategy.prune(Task(model, checkpoint.architecture, options.ratio, rows, options.effort))
+    pruned = strategy.prune(Task(model, checkpoint.architecture, Goal(ratio=options.ratio), rows, options.effort))
     pruned.model.to(checkpoint.stored_dtype)
     return _written(options, checkpoint, model, pruned, rows, begun)
 
@@ -45,7 +46,7 @@ def preview(options: PruneOptions) -> PrunePreview:
     """Say from headers what :func:`prune` would do; nothing is loaded or written."""
     strategy = find_strategy(options.strategy)
     checkpoint = Checkpoint.open(options.model)
-    plans = tuple(strategy.preview(checkpoint, options.ratio))
+    plans = tuple(strategy.preview(checkpoint, Goal(ratio=options.ratio)))
     return PrunePreview(
         checkpoint.name, options.output, options.strategy, options.ratio,
         checkpoint.parameters, checkpoint.size_bytes, plans,

@@ -13,6 +13,7 @@ from apt.console.errors import BadInputError, NotFoundError, TargetExistsError, 
 from apt.console.output import to_jsonable
 from apt.evaluation.texts import rows_from_ids, save_rows
 from apt.plugins.optional.pruning import ModelPruningPlugin
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.operation import find_strategy, preview, prune
 from apt.plugins.optional.pruning.options import PruneOptions
 
@@ -131,7 +132,7 @@ def test_another_strategy_by_component(llama_dir: Path, monkeypatch):
             return Registry([Component("strategy", "foreign", target)])
 
     monkeypatch.setattr(host, "current", Host)
-    assert find_strategy("foreign").preview(Checkpoint.open(llama_dir), 0.5)[0].removed_share == 0.5
+    assert find_strategy("foreign").preview(Checkpoint.open(llama_dir), Goal(ratio=0.5))[0].removed_share == 0.5
 
 
 def test_the_class_bears_the_published_names():

@@ -10,6 +10,7 @@ from apt.evaluation.scoring import score_rows
 from apt.evaluation.texts import rows_from_ids
 from apt.plugins.optional.pruning import refit as module
 from apt.plugins.optional.pruning.blocks import Decoder, sizes_of
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.plans import Sizes
 from apt.plugins.optional.pruning.reconstruct import Calibration, mean_loss, reconstruct
 from apt.plugins.optional.pruning.strategies.base import Task
@@ -43,7 +44,7 @@ def test_every_block_comes_nearer_to_the_dense_stream(setting):
 def test_full_effort_is_deterministic_and_counts_alike(setting):
     checkpoint, model, rows = setting
     dense = {name: value.clone() for name, value in model.state_dict().items()}
-    task = Task(model, checkpoint.architecture, 0.25, rows, "full")
+    task = Task(model, checkpoint.architecture, Goal(ratio=0.25), rows, "full")
     one, two = (StructuredStrategy().prune(task) for _ in range(2))
     assert one.removed_share == two.removed_share and one.layers == two.layers
     for name, value in one.model.state_dict().items():

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from apt.checkpoint.architecture import Architecture
+from apt.plugins.optional.pruning.goals import Goal
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
 
-Effort = Literal["fast", "full"]
+#: ``light``: a forward-only metric, no refit; ``fast``: least squares; ``full``: whole blocks are refitted.
+Effort = Literal["light", "fast", "full"]
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,17 @@ class Task:
     """What a strategy is given.
 
     :param model: a transformers causal language model in float32 and evaluation mode; it must not be changed.
-    :param ratio: share of the decoder's linear weights to remove, between 0 and 1.
     :param rows: calibration rows.
-    :param effort: ``fast``, or ``full`` where the strategy can do better in several times the time.
+    :param effort: how much time the strategy may take, where it has the choice.
+    :param seed: of whatever the strategy draws.
     """
 
     model: Any
     architecture: Architecture
-    ratio: float
+    goal: Goal
     rows: "Rows"
     effort: Effort = "fast"
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,10 @@ class PlanPreview:
 class Strategy(Protocol):
     """The contract."""
 
-    def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
+    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
         """Return the plans that come into question, from headers only.
 
-        :raises UnsupportedError: when the strategy does not know the architecture or cannot meet ``ratio``.
+        :raises UnsupportedError: when the strategy does not know the architecture or cannot meet the goal.
         """
         ...
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from apt.checkpoint.architecture import Architecture
+from apt.console.errors import UnsupportedError
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, Pruned, Task
 
 if TYPE_CHECKING:
@@ -18,19 +20,20 @@ _PLAN = "the smallest weights of each matrix set to zero"
 class MagnitudeStrategy:
     """Zeroes the same share of every linear matrix of the decoder, by absolute value (Han et al., 2015)."""
 
-    def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
+    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
         """Return the one plan: sizes stay; see :class:`~.base.Strategy`."""
         checkpoint.architecture.check_uniform("pruning")
-        return [PlanPreview(_PLAN, ratio, checkpoint.parameters, checkpoint.size_bytes)]
+        return [PlanPreview(_PLAN, _ratio(goal), checkpoint.parameters, checkpoint.size_bytes)]
 
     def prune(self, task: Task) -> Pruned:
         """Zero the weights of a copy; see :class:`~.base.Strategy`."""
         task.architecture.check_uniform("pruning")
+        ratio = _ratio(task.goal)
         model = copy.deepcopy(task.model)
         zeros: dict[int, int] = {}
         totals: dict[int, int] = {}
         for layer, weight in linear_weights(model, task.architecture):
-            count = round(task.ratio * weight.numel())
+            count = round(ratio * weight.numel())
             _zero_smallest(weight, count)
             zeros[layer] = zeros.get(layer, 0) + count
             totals[layer] = totals.get(layer, 0) + weight.numel()
@@ -39,6 +42,12 @@ class MagnitudeStrategy:
         sizes = (dimensions.heads,) * 2 + (dimensions.kv_heads,) * 2 + (dimensions.ff,) * 2
         cuts = tuple(LayerCut(i, i, *sizes, removed_share=zeros[i] / totals[i]) for i in sorted(totals))
         return Pruned(model, share, smaller=False, plan=_PLAN, layers=cuts)
+
+
+def _ratio(goal: Goal) -> float:
+    if goal.ratio is None:
+        raise UnsupportedError(f"the strategy magnitude cannot give {goal}", hint="it takes --ratio")
+    return goal.ratio
 
 
 def linear_weights(model: Any, architecture: Architecture) -> list[tuple[int, Tensor]]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import BadInputError
+from apt.console.errors import BadInputError, UnsupportedError
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.plans import Sizes, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
 from apt.plugins.optional.pruning.refit import refit
@@ -27,19 +28,19 @@ _REFITTED: Final = 2
 class StructuredStrategy:
     """Depth and width of Llama-like decoders, by measured loss, mended by sequential least squares."""
 
-    def preview(self, checkpoint: "Checkpoint", ratio: float) -> list[PlanPreview]:
+    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
         """Return the legal sizes that would be measured; see :class:`~.base.Strategy`."""
         architecture = checkpoint.architecture
         check_family(architecture)
         before = sizes_of(architecture, checkpoint.config)
-        found = legal_shapes(before, ratio, heads_divide_hidden=architecture.heads_divide_hidden)
+        found = legal_shapes(before, _ratio(goal), heads_divide_hidden=architecture.heads_divide_hidden)
         return [_preview(checkpoint, before, sizes) for sizes in found]
 
     def prune(self, task: Task) -> Pruned:
         """Search, cut and mend; see :class:`~.base.Strategy`."""
         decoder = Decoder.of(task.model, task.architecture)
         before = sizes_of(task.architecture, task.model.config.to_dict())
-        candidates = legal_shapes(before, task.ratio, heads_divide_hidden=task.architecture.heads_divide_hidden)
+        candidates = legal_shapes(before, _ratio(task.goal), heads_divide_hidden=task.architecture.heads_divide_hidden)
         batches = trace(decoder, task.rows)
         try:
             trials = search(decoder, searching_part(batches), before, candidates)
@@ -62,6 +63,12 @@ class StructuredStrategy:
             layers=layer_cuts(cut),
             trials=tuple(_told(trial, trial is best) for trial in trials),
         )
+
+
+def _ratio(goal: Goal) -> float:
+    if goal.ratio is None:
+        raise UnsupportedError(f"the strategy structured cannot give {goal}", hint="it takes --ratio")
+    return goal.ratio
 
 
 def _refit_best(
