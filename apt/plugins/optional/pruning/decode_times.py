@@ -81,7 +81,7 @@ def random_model(model_class: Any, config: Mapping[str, Any], sizes: Sizes, dtyp
 
 def _narrower_attention(before: Sizes) -> list[Sizes]:
     """The dense sizes with fewer heads, where a config of any family takes them: powers of two less."""
-    found = []
+    found: list[Sizes] = []
     groups, per_group = before.kv_groups, before.heads_per_group
     while (groups % 2 == 0 or per_group % 2 == 0) and len(found) < len(LEVELS):
         groups, per_group = (groups // 2, per_group) if groups % 2 == 0 else (groups, per_group // 2)
