@@ -202,9 +202,7 @@ class Sensitivity:
 
     def _thinned(self, layer: int, sizes: Sizes) -> float:
         name = f"layer:{layer}:{sizes.kv_groups}x{sizes.heads_per_group}:{sizes.ff}"
-        return self._table.loss(
-            name, lambda: layer_loss(self._decoder, self._calibration, self._before, sizes, layer)
-        )
+        return self._table.loss(name, lambda: layer_loss(self._decoder, self._calibration, self._before, sizes, layer))
 
     def _rise(self, layer: int, levels: Sequence[Sizes], weights: Callable[[Sizes], int], sizes: Sizes) -> float:
         """Read the rise at a width off the line through the measured levels, 0 at the dense width.
