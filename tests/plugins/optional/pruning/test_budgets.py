@@ -94,3 +94,9 @@ def test_footprints_of_plans_are_those_of_the_cut_model(checkpoint: Checkpoint, 
     after = sizes_of(checkpoint.architecture, pruned.model.config.to_dict())
     told = Footprint.of_checkpoint(checkpoint)
     assert told.parameters(after) == sum(p.numel() for p in pruned.model.parameters())
+
+
+def test_sizes_per_layer_are_refused_with_the_reason(checkpoint: Checkpoint, rows):
+    task = Task(checkpoint.load(), checkpoint.architecture, Goal(ratio=0.3), rows, settings={"per_layer": True})
+    with pytest.raises(UnsupportedError, match="plain from_pretrained could not load"):
+        StructuredStrategy().prune(task)
