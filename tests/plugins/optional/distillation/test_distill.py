@@ -512,7 +512,7 @@ def test_fewer_rows_than_a_batch_has_are_refused_before_weights_are_read(
     pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, no_weights: None
 ) -> None:
     with pytest.raises(BadInputError, match="batch_rows: 45; there are 44 rows to train on"):
-        distill(options(pair, tmp_path, rows_file, batch_rows=45, cache=tmp_path / "cache"))
+        distill(options(pair, tmp_path, rows_file, batch_rows=45, cache=tmp_path / "logits"))
     jsonl = tmp_path / "rows.jsonl"
     jsonl.write_text("".join(json.dumps({"text": f"line {i} of five"}) + "\n" for i in range(5)), encoding="utf-8")
     train = {"loss": {"name": "distill"}, "steps": 2, "batch_rows": 4, "eval_rows": 2}
@@ -522,4 +522,4 @@ def test_fewer_rows_than_a_batch_has_are_refused_before_weights_are_read(
     )
     with pytest.raises(BadInputError, match="batch_rows: 4; there are 3 rows to train on"):
         distill(DistillOptions(teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", config=config))
-    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "logits").exists()
