@@ -6,7 +6,7 @@ never proposed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from apt.checkpoint.architecture.alignment import ALIGNMENTS, alignment
@@ -20,7 +20,11 @@ SLACK: Final = 0.0025
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a decoder is built from, as far as cutting goes. Linear weights only: biases and norms are not counted."""
+    """What a decoder is built from, as far as cutting goes. Linear weights only: biases and norms are not counted.
+
+    :param mlp_matrices: 3 with a gate (gate, up, down), 2 without.
+    :param heads_fill_hidden: the config has no head size, so that heads times head size stays the hidden size.
+    """
 
     hidden: int
     head_dim: int
@@ -28,6 +32,8 @@ class Sizes:
     kv_groups: int
     heads_per_group: int
     ff: int
+    mlp_matrices: int = 3
+    heads_fill_hidden: bool = False
 
     @property
     def heads(self) -> int:
@@ -36,9 +42,9 @@ class Sizes:
 
     @property
     def layer_weights(self) -> int:
-        """Linear weights of one layer: q, k, v, o, gate, up, down."""
+        """Linear weights of one layer: q, k, v, o, gate where there is one, up, down."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_groups)
-        return attention + 3 * self.hidden * self.ff
+        return attention + self.mlp_matrices * self.hidden * self.ff
 
     @property
     def weights(self) -> int:
@@ -86,29 +92,28 @@ def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[tuple[int, int
     for layers in range(before.layers, 0, -1):
         for groups in range(before.kv_groups, 0, -1):
             for per_group in range(before.heads_per_group, 0, -1):
-                if not heads_divide_hidden or before.hidden % (groups * per_group) == 0:
+                heads = groups * per_group
+                if before.heads_fill_hidden and heads * before.head_dim != before.hidden:
+                    continue
+                if not heads_divide_hidden or before.hidden % heads == 0:
                     yield layers, groups, per_group
 
 
 def _candidates(before: Sizes, ratio: float, step: int, heads_divide_hidden: bool) -> Iterator[Sizes]:
     """For each body the widest ff, a multiple of ``step`` or the dense width, that removes what was asked."""
     for layers, groups, per_group in _bodies(before, heads_divide_hidden):
-        body = Sizes(before.hidden, before.head_dim, layers, groups, per_group, 0)
+        body = replace(before, layers=layers, kv_groups=groups, heads_per_group=per_group, ff=0)
         allowed = before.weights * (1.0 - ratio + SLACK) - body.weights
-        width = int(allowed // (3 * before.hidden * layers))
+        width = int(allowed // (before.mlp_matrices * before.hidden * layers))
         ff = before.ff if width >= before.ff else width // step * step
         if ff >= step:
-            yield _resized(body, ff)
+            yield replace(body, ff=ff)
 
 
 def _all(before: Sizes, step: int, heads_divide_hidden: bool) -> list[Sizes]:
     """All legal sizes that are smaller than the dense ones."""
     found = []
     for layers, groups, per_group in _bodies(before, heads_divide_hidden):
-        body = Sizes(before.hidden, before.head_dim, layers, groups, per_group, 0)
-        found += [_resized(body, ff) for ff in range(step, before.ff + 1, step)]
+        body = replace(before, layers=layers, kv_groups=groups, heads_per_group=per_group, ff=0)
+        found += [replace(body, ff=ff) for ff in range(step, before.ff + 1, step)]
     return [s for s in found if s != before]
-
-
-def _resized(body: Sizes, ff: int) -> Sizes:
-    return Sizes(body.hidden, body.head_dim, body.layers, body.kv_groups, body.heads_per_group, ff)

@@ -127,7 +127,7 @@ def _preview(checkpoint: "Checkpoint", before: Sizes, after: Sizes) -> PlanPrevi
             continue
         shape = tensor.shape
         if layer is not None:
-            shape = cut_shape(name, tensor.shape, architecture.role_of(name), after)
+            shape = cut_shape(name, tensor.shape, architecture, after)
         elements = math.prod(shape)
         parameters += elements
         size_bytes += elements * tensor.size_bytes // max(1, math.prod(tensor.shape))
