@@ -6,7 +6,7 @@ other side of each matrix, and norms, are the residual stream's channels. Rows o
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -26,14 +26,25 @@ _HEAD_NORMS: Final = ("q_norm", "k_norm")
 
 
 def cut_config(config: Mapping[str, Any], architecture: Architecture, cut: Cut) -> dict[str, Any]:
-    """Return the config of the cut model: sizes changed, entries per layer thinned, ``head_dim`` always spelled out."""
-    result = thinned(config, [block.layer for block in cut.blocks], layers=cut.before.layers)
-    result[architecture.key("num_hidden_layers")] = cut.after.layers
-    result[architecture.key("num_attention_heads")] = cut.after.heads
-    result[architecture.key("intermediate_size")] = cut.after.ff
+    """Return the config of the cut model, see :func:`sized_config`."""
+    return sized_config(config, architecture, [block.layer for block in cut.blocks], cut.before, cut.after)
+
+
+def sized_config(
+    config: Mapping[str, Any], architecture: Architecture, kept: Sequence[int], before: Sizes, after: Sizes
+) -> dict[str, Any]:
+    """Return a config with other sizes, entries per layer thinned, ``head_dim`` always spelled out.
+
+    :param kept: layers that stay.
+    """
+    result = thinned(config, kept, layers=before.layers)
+    result[architecture.key("num_hidden_layers")] = after.layers
+    result[architecture.key("hidden_size")] = after.hidden
+    result[architecture.key("num_attention_heads")] = after.heads
+    result[architecture.key("intermediate_size")] = after.ff
     if not architecture.heads_fill_hidden:
-        result[architecture.key("num_key_value_heads")] = cut.after.kv_groups
-        result["head_dim"] = cut.after.head_dim
+        result[architecture.key("num_key_value_heads")] = after.kv_groups
+        result["head_dim"] = after.head_dim
     return result
 
 
@@ -76,7 +87,7 @@ def _cut_tensor(name: str, tensor: Tensor, architecture: Architecture, block: Bl
 
 def _kept_rows(role: str | None, block: BlockCut, before: Sizes) -> list[int] | None:
     """Return the outputs that stay; ``None`` for all of them."""
-    if role in FUSED:
+    if role is not None and role in FUSED:
         rows: list[int] = []
         first = 0
         for part in FUSED[role]:
