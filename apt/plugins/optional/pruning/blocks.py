@@ -65,8 +65,8 @@ class Decoder:
 
     model: Any
     blocks: tuple[Block, ...]
-    final_norm: nn.Module
-    head: nn.Module
+    final_norm: Any
+    head: Any
 
     @classmethod
     def of(cls, model: Any, architecture: Architecture) -> "Decoder":

@@ -47,7 +47,7 @@ def check(
     if reason:
         plans = nearest_legal(before, after, architecture)
         hint = "; ".join(f"hidden {s.hidden}, {s.describe()}" for s in plans)
-        raise UnsupportedError(reason, hint=f"the nearest: {hint}" if plans else None)
+        raise UnsupportedError(reason, hint=f"the nearest: {hint}" if plans else "")
     stock_config(config_class, sized_config(config, architecture, range(after.layers), before, after))
 
 
