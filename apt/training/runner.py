@@ -78,7 +78,8 @@ def run(
         from its last saved state, exactly.
     :param identity: whatever else the run depends on (digests of model, teacher and text); a run directory of another
         identity or config is refused.
-    :param callbacks: of Trainer; they may look, not steer.
+    :param callbacks: of Trainer; they may look, and hold parameters to a rule (a mask) that needs no state of its own
+        but the step's number: a resumed run is given new ones. They may not steer.
     :param may_change: keys of the config (``train.steps``) in which a run that is resumed may differ.
     :param name: of the run, for trackers; the run directory's when absent.
     :raises UsageError: for a run directory of another run, or one that is in use, or too few rows.

@@ -1,7 +1,7 @@
 """What a student is taught with: the rows, the teacher in memory or its cache, and the rows that are measured on."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from apt.evaluation.texts import Rows
@@ -10,7 +10,7 @@ from apt.plugins.optional.distillation.options import DistillOptions
 from apt.plugins.optional.distillation.pairs import Pair
 from apt.plugins.optional.distillation.texts import load_heldout, load_texts, text_of
 from apt.registry import Registry
-from apt.training.components import build, sections_of
+from apt.training.components import build, needed_by, sections_of
 from apt.training.config import TrainConfig
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import TokenRows
@@ -56,6 +56,8 @@ def prepare(
     def teacher() -> Any:
         return load_teacher(pair.teacher, config, device())
 
+    if config.data is not None and "teacher" in needed_by(config.data, registry):
+        resources = replace(resources, teacher=teacher())
     rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher() if samples else None)
     if options.cache is not None:
         fill_cache(options.cache, rows, pair, teacher)

@@ -120,11 +120,15 @@ def _size(role: str, sizes: Sizes) -> int:
 
 
 def cut_shape(name: str, shape: tuple[int, ...], architecture: Architecture, after: Sizes) -> tuple[int, ...]:
-    """Return the shape that a layer's tensor has after the cut.
+    """Return the shape that a tensor has after the cut.
 
     :raises UnsupportedError: for a tensor that has no rule.
     """
     role = architecture.role_of(name)
+    if architecture.layer_of(name) is None:
+        if architecture.component_of(name) in ("embedding", "head"):
+            return (shape[0], after.hidden)
+        return (after.hidden,) if architecture.component_of(name) == "norm" else shape
     if role in _NORMS:
         return (after.hidden,)
     if role in _HEAD_NORMS:

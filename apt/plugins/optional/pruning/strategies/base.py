@@ -3,7 +3,9 @@
 A plugin adds one with ``registry.add_component("strategy", "my-strategy", "my_package.module:MyStrategy")``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from apt.checkpoint.architecture import Architecture
@@ -25,6 +27,10 @@ class Task:
     :param rows: calibration rows.
     :param effort: how much time the strategy may take, where it has the choice.
     :param seed: of whatever the strategy draws.
+    :param settings: the strategy's own options by name; its component's schema, a pydantic model, says which there are.
+    :param work_dir: where a strategy that lasts may keep its state, so that the same call goes on after a kill.
+    :param stored_dtype: torch dtype that the result is stored in, where bytes or speed are asked for; ``None`` for the
+        model's own.
     """
 
     model: Any
@@ -33,6 +39,9 @@ class Task:
     rows: "Rows"
     effort: Effort = "fast"
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    work_dir: Path | None = None
+    stored_dtype: Any = None
 
 
 @dataclass(frozen=True, slots=True)
