@@ -101,8 +101,9 @@ def empty_model(checkpoint: "Checkpoint", config: Mapping[str, Any] | None = Non
         if config is not None:
             found = type(found).from_dict(dict(config))
         build: Any = AutoModelForCausalLM.from_config
-        model: PreTrainedModel = build(found, dtype=torch.float32, trust_remote_code=False)
-    return model.eval()
+        model: Any = build(found, dtype=torch.float32, trust_remote_code=False)
+    empty: PreTrainedModel = model.eval()
+    return empty
 
 
 def _check_layers(checkpoint: "Checkpoint") -> None:

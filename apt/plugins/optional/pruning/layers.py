@@ -55,7 +55,7 @@ class CheckpointLayers:
         self.layers = len(self._empty)
         ignored = getattr(self._model, "_keys_to_ignore_on_load_unexpected", None) or ()
         self._ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
-        self._vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        self._vocabulary: int = self._model.get_input_embeddings().weight.shape[0]
         self._materialise_frame()
 
     def ignores(self, name: str) -> bool:
@@ -198,7 +198,7 @@ class ModelLayers:
 class _StoredLinear(nn.Linear):
     """A linear layer that keeps its weight as stored and multiplies in the dtype of its input."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
+    def forward(self, input: Tensor) -> Tensor:
         return nn.functional.linear(input, self.weight.to(input.dtype), self.bias)
 
 

@@ -75,7 +75,8 @@ class Shards:
         touched = set()
         for name, tensor in tensors.items():
             path, start, size = self._places[name]
-            data = memoryview(tensor.contiguous().flatten().view(uint8).numpy())
+            values: Any = tensor.contiguous().flatten().view(uint8).numpy()  # numpy's stubs do not say: a buffer
+            data = memoryview(values)
             assert len(data) == size, name
             with path.open("r+b", buffering=0) as stream:
                 stream.seek(start)

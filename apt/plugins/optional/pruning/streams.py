@@ -168,7 +168,8 @@ class Streams(Sequence[Tensor]):
 
 
 def _write_at(handle: int, tensor: Tensor, start: int) -> None:
-    view = memoryview(tensor.contiguous().numpy()).cast("B")
+    values: Any = tensor.contiguous().numpy()  # numpy's stubs do not say that it is a buffer
+    view = memoryview(values).cast("B")
     while view:
         count = os.pwrite(handle, view, start)
         view, start = view[count:], start + count
@@ -188,9 +189,7 @@ class StreamPlace:
     in_memory: bool
 
     @classmethod
-    def of(
-        cls, batches: Sequence[CalibrationBatch], directory: Path, width: int, limit_bytes: int
-    ) -> "StreamPlace":
+    def of(cls, batches: Sequence[CalibrationBatch], directory: Path, width: int, limit_bytes: int) -> "StreamPlace":
         """Choose by size.
 
         :param width: floats of a token that are alive at a time, in all streams together.
