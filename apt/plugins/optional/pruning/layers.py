@@ -55,7 +55,8 @@ class CheckpointLayers:
         self.layers = len(self._empty)
         ignored = getattr(self._model, "_keys_to_ignore_on_load_unexpected", None) or ()
         self._ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
-        self._vocabulary: int = self._model.get_input_embeddings().weight.shape[0]
+        embedding: Any = self._model.get_input_embeddings()
+        self._vocabulary: int = embedding.weight.shape[0]
         self._materialise_frame()
 
     def ignores(self, name: str) -> bool:

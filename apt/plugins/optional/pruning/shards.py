@@ -4,6 +4,7 @@ Sizes are known from the plan, so each tensor has its place in a file from the s
 never copied; the files become the checkpoint's by a second name.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,10 +49,7 @@ class Shards:
             head = safetensors_head(group)
             size = len(head) + sum(spec.size_bytes for spec in group)
             with path.open("xb") as stream:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(stream.fileno(), 0, size)
-                else:
-                    stream.truncate(size)
+                _reserve(stream.fileno(), size)
                 stream.write(head)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -143,6 +141,18 @@ def _grouped(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
         groups[-1].append(spec)
         filled += spec.size_bytes
     return groups
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Give a file its size and its blocks on the disk, or only its size where the system cannot."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except AttributeError:  # not offered
+        os.ftruncate(handle, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        os.ftruncate(handle, size)
 
 
 def _fsync(path: Path) -> None:
