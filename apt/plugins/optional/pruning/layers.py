@@ -53,6 +53,7 @@ class CheckpointLayers:
         self._model: Any = empty_model(checkpoint)
         self._empty = EmptyLayers(self._model, self.architecture)
         self.layers = len(self._empty)
+        self._known = frozenset(self._model.state_dict())
         ignored = getattr(self._model, "_keys_to_ignore_on_load_unexpected", None) or ()
         self._ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
         embedding: Any = self._model.get_input_embeddings()
@@ -60,8 +61,8 @@ class CheckpointLayers:
         self._materialise_frame()
 
     def ignores(self, name: str) -> bool:
-        """Whether a stored tensor is one that the model does without (rotary tables of old checkpoints)."""
-        return bool(self._ignored.search(name))
+        """Whether a stored tensor is one that the model does without (masks and rotary tables of old checkpoints)."""
+        return name not in self._known and bool(self._ignored.search(name))
 
     def names_of(self, index: int) -> list[str]:
         """Return the names of a layer's tensors, in the order of its modules.

@@ -15,7 +15,8 @@ SPECS = [
     TensorSpec("d", "F32", (100,)),
 ]  # fmt: skip
 VALUES = {
-    "a": torch.arange(12.0).view(4, 3), "b": torch.arange(5).bfloat16(), "c": torch.ones(2, 2), "d": torch.arange(100.0),
+    "a": torch.arange(12.0).view(4, 3), "b": torch.arange(5).bfloat16(), "c": torch.ones(2, 2),
+    "d": torch.arange(100.0),
 }  # fmt: skip
 
 
