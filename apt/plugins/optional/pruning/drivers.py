@@ -22,7 +22,8 @@ from apt.console.progress import progress
 from apt.plugins.optional.pruning.blocks import inputs_of
 from apt.plugins.optional.pruning.frame import Entry
 from apt.plugins.optional.pruning.layers import LayerSource
-from apt.plugins.optional.pruning.streams import CalibrationBatch, StreamPlace, Streams
+from apt.plugins.optional.pruning.streams import StreamPlace, Streams
+from apt.plugins.optional.pruning.trace import CalibrationBatch
 from apt.plugins.optional.pruning.work_directory import WorkDirectory
 
 #: Submodules of a block whose inputs are to be looked at during the dense pass.

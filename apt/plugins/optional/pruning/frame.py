@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
 from apt.console.errors import BadInputError
-from apt.plugins.optional.pruning.streams import CalibrationBatch
+from apt.plugins.optional.pruning.trace import CalibrationBatch
 
 #: Positions whose losses are computed side by side.
 _POSITIONS: Final = 8192

@@ -19,13 +19,8 @@ from apt.plugins.optional.pruning.frame import Entry, Frame
 from apt.plugins.optional.pruning.layers import CheckpointLayers
 from apt.plugins.optional.pruning.shards import SHARD_BYTES, Shards
 from apt.plugins.optional.pruning.strategies.base import LayerCut
-from apt.plugins.optional.pruning.streams import (
-    MEMORY_BYTES,
-    CalibrationBatch,
-    StreamPlace,
-    Streams,
-    calibration_batches,
-)
+from apt.plugins.optional.pruning.streams import MEMORY_BYTES, StreamPlace, Streams
+from apt.plugins.optional.pruning.trace import CalibrationBatch, calibration_batches
 from apt.plugins.optional.pruning.work_directory import WorkDirectory, check_room, key_of, opened
 
 if TYPE_CHECKING:

@@ -5,47 +5,17 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import Any, Final, overload
 
 import torch
 from torch import Tensor
 
 from apt.checkpoint.atomic import fsync_directory
 from apt.console.errors import BadInputError
-from apt.plugins.optional.pruning.trace import BATCH_TOKENS
-
-if TYPE_CHECKING:
-    from apt.evaluation.texts import Rows
+from apt.plugins.optional.pruning.trace import CalibrationBatch
 
 #: Streams are kept in memory as long as all of them together take no more than this.
 MEMORY_BYTES: Final = 512 << 20
-
-
-@dataclass(frozen=True)
-class CalibrationBatch:
-    """Rows of like length that pass through a model side by side.
-
-    :param order: int64 [rows], which rows of the text these are.
-    :param ids: int64 [rows, window], padded on the right.
-    :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
-    :param valid: bool [rows, window], false on padding.
-    """
-
-    order: Tensor
-    ids: Tensor
-    counted: Tensor
-    valid: Tensor
-
-
-def calibration_batches(rows: "Rows") -> list[CalibrationBatch]:
-    """Put rows of like length together, so that little is computed for padding."""
-    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
-    batches = []
-    for some in torch.split(rows.lengths.argsort(descending=True, stable=True), step):
-        width = int(rows.lengths[some].max())
-        valid = torch.arange(width)[None] < rows.lengths[some][:, None]
-        batches.append(CalibrationBatch(some, rows.ids[some, :width], rows.counted[some, : width - 1], valid))
-    return batches
 
 
 class Streams(Sequence[Tensor]):

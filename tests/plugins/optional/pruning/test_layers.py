@@ -14,7 +14,7 @@ from apt.console.errors import BadInputError
 from apt.evaluation.scoring import score_rows
 from apt.evaluation.texts import Rows, rows_from_ids
 from apt.plugins.optional.pruning.layers import CheckpointLayers, LayerSource, ModelLayers
-from apt.plugins.optional.pruning.streams import calibration_batches
+from apt.plugins.optional.pruning.trace import calibration_batches
 
 BASE = {
     "vocab_size": 288, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,

@@ -300,7 +300,7 @@ def damage_weights(work: Path) -> None:
 
 
 def damage_streams(work: Path) -> None:
-    flip(next(iter(work.glob("pruned-*.stream"))), -1)
+    flip(max(work.glob("pruned-*.stream")), -1)  # the one that the journal seals
 
 
 def lose_weights(work: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 
 from apt.console.errors import BadInputError
 from apt.evaluation.texts import rows_from_ids
-from apt.plugins.optional.pruning.streams import StreamPlace, Streams, calibration_batches
+from apt.plugins.optional.pruning.streams import StreamPlace, Streams
+from apt.plugins.optional.pruning.trace import calibration_batches
 
 SHAPES = [(3, 5, 4), (2, 7, 4), (1, 1, 4)]
 
