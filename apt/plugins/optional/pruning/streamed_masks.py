@@ -1,7 +1,7 @@
 """Masks, layer by layer from the files: sizes stay, so every tensor keeps its name and shape."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from apt.plugins.optional.pruning.block_work import BlockWork
 from apt.plugins.optional.pruning.drivers import Change, Step
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.layers import CheckpointLayers, matrices_of
-from apt.plugins.optional.pruning.strategies.base import LayerCut
+from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
@@ -29,6 +30,14 @@ class MaskPlan:
     text: str
     identity: Mapping[str, Any]
     smaller = False
+
+    @classmethod
+    def of(
+        cls, prune_block: Callable[[BlockWork], None], text: str, goal: Goal, *, strategy: str, effort: Effort,
+        seed: int = 0,
+    ) -> "MaskPlan":  # fmt: skip
+        """Return the plan of a strategy whose method needs one block at a time."""
+        return cls(prune_block, text, {"strategy": strategy, "goal": asdict(goal), "effort": effort, "seed": seed})
 
     def kept(self, layers: int) -> list[int]:
         """Return the layers that stay: all."""

@@ -83,7 +83,7 @@ def wanda_like(work: BlockWork) -> None:
         weight.data.scatter_(1, order[:, : weight.shape[1] // 2], 0.0)
 
 
-MASK = MaskPlan(wanda_like, "half of each row", {"ratio": 0.5})
+MASK = MaskPlan.of(wanda_like, "half of each row", Goal(ratio=0.5), strategy="wanda-like", effort="fast")
 
 
 def in_memory(checkpoint: Checkpoint, plan: CutPlan) -> tuple[Cut, Any]:
