@@ -20,7 +20,6 @@ class _Tensor:
     name: str
     shape: tuple[int, ...]
     layer: int | None
-    role: str | None
     value_bytes: float
 
 
@@ -31,6 +30,7 @@ class Footprint:
     Layers are taken to be alike, as plans are: the first ones stand for those that stay.
     """
 
+    architecture: Architecture
     tensors: tuple[_Tensor, ...]
 
     @classmethod
@@ -50,10 +50,8 @@ class Footprint:
     def _of(cls, architecture: Architecture, tensors: Iterable[tuple[str, tuple[int, ...], float]]) -> "Footprint":
         found = []
         for name, shape, value_bytes in tensors:
-            layer = architecture.layer_of(name)
-            role = None if layer is None else architecture.role_of(name)
-            found.append(_Tensor(name, tuple(shape), layer, role, value_bytes))
-        return cls(tuple(found))
+            found.append(_Tensor(name, tuple(shape), architecture.layer_of(name), value_bytes))
+        return cls(architecture, tuple(found))
 
     def parameters(self, after: Sizes) -> int:
         """Return how many values a model of these sizes stores."""
@@ -65,7 +63,5 @@ class Footprint:
 
     def _left(self, after: Sizes) -> Iterable[tuple[int, float]]:
         for tensor in self.tensors:
-            if tensor.layer is None:
-                yield math.prod(tensor.shape), tensor.value_bytes
-            elif tensor.layer < after.layers:
-                yield math.prod(cut_shape(tensor.name, tensor.shape, tensor.role, after)), tensor.value_bytes
+            if tensor.layer is None or tensor.layer < after.layers:
+                yield math.prod(cut_shape(tensor.name, tensor.shape, self.architecture, after)), tensor.value_bytes

@@ -114,20 +114,20 @@ def even_plan(before: Sizes, budget: Budget, goal: Goal, *, heads_divide_hidden:
 @torch.no_grad()
 def light_cut(decoder: Decoder, rows: "Rows", before: Sizes, after: Sizes) -> Cut:
     """Run a dense model in memory once over the rows and choose in every layer; nothing is fitted."""
-    output_sums = [ChannelSums(block.output.weight.shape[1]) for block in decoder.blocks]
-    down_sums = [ChannelSums(block.down.weight.shape[1]) for block in decoder.blocks]
+    output_sums = [ChannelSums(block.output.matrix.weight.shape[1]) for block in decoder.blocks]
+    down_sums = [ChannelSums(block.down.matrix.weight.shape[1]) for block in decoder.blocks]
     for ids, _, valid in batches_of(decoder, rows):
         with ExitStack() as stack:
-            outputs = [stack.enter_context(inputs_of(block.output)) for block in decoder.blocks]
-            downs = [stack.enter_context(inputs_of(block.down)) for block in decoder.blocks]
+            outputs = [stack.enter_context(inputs_of(block.output.matrix.module)) for block in decoder.blocks]
+            downs = [stack.enter_context(inputs_of(block.down.matrix.module)) for block in decoder.blocks]
             decoder.model(input_ids=ids, use_cache=False, logits_to_keep=1)
         for sums, seen in zip([*output_sums, *down_sums], [*outputs, *downs], strict=True):
             sums.add(seen[0][valid])
     cuts = []
     for layer, block in enumerate(decoder.blocks):
         choice = light_choice(
-            output_sums[layer], column_norms(block.output.weight), down_sums[layer], column_norms(block.down.weight),
-            before, after,
+            output_sums[layer], column_norms(block.output.matrix.weight),
+            down_sums[layer], column_norms(block.down.matrix.weight), before, after,
         )  # fmt: skip
         cuts.append(BlockCut(layer, choice.groups, choice.heads, choice.channels, None, None, choice.head_scores))
     return Cut(before, after, tuple(cuts))

@@ -24,7 +24,11 @@ SLACK: Final = 0.0025
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a decoder is built from, as far as cutting goes. Linear weights only: biases and norms are not counted."""
+    """What a decoder is built from, as far as cutting goes. Linear weights only: biases and norms are not counted.
+
+    :param mlp_matrices: 3 with a gate (gate, up, down), 2 without.
+    :param heads_fill_hidden: the config has no head size, so that heads times head size stays the hidden size.
+    """
 
     hidden: int
     head_dim: int
@@ -32,6 +36,8 @@ class Sizes:
     kv_groups: int
     heads_per_group: int
     ff: int
+    mlp_matrices: int = 3
+    heads_fill_hidden: bool = False
 
     @property
     def heads(self) -> int:
@@ -45,8 +51,8 @@ class Sizes:
 
     @property
     def mlp_weights(self) -> int:
-        """Linear weights of one layer's MLP: gate, up, down."""
-        return 3 * self.hidden * self.ff
+        """Linear weights of one layer's MLP: gate where there is one, up, down."""
+        return self.mlp_matrices * self.hidden * self.ff
 
     @property
     def layer_weights(self) -> int:
@@ -141,7 +147,10 @@ def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[Sizes]:
     for layers in range(before.layers, 0, -1):
         for groups in range(before.kv_groups, 0, -1):
             for per_group in range(before.heads_per_group, 0, -1):
-                if not heads_divide_hidden or before.hidden % (groups * per_group) == 0:
+                heads = groups * per_group
+                if before.heads_fill_hidden and heads * before.head_dim != before.hidden:
+                    continue
+                if not heads_divide_hidden or before.hidden % heads == 0:
                     yield replace(before, layers=layers, kv_groups=groups, heads_per_group=per_group)
 
 
