@@ -50,7 +50,8 @@ def test_a_fit_through_the_norm_repairs_what_was_lost():
         sliced = branch.matrix.weight.clone()
         sliced[:, 7:] = 0.0
         apart = [
-            float((output_of(branch, x, w) - lacking).square().sum()) for w in (fit(branch, x, lacking, range(7)), sliced)
+            float((output_of(branch, x, w) - lacking).square().sum())
+            for w in (fit(branch, x, lacking, range(7)), sliced)
         ]
         assert apart[0] < 0.5 * apart[1]
 

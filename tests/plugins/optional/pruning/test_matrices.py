@@ -66,7 +66,7 @@ def test_transposed_matrices():
 
 @pytest.mark.parametrize("config", [transformers.Phi3Config(**WIDE), transformers.GPT2Config(**SIZES)])
 def test_gradients_are_seen_alike(config):
-    layer, found = layer_of(config)
+    _, found = layer_of(config)
     assert all(matrix.gradient is None for matrix in found.values())
     sum((matrix.module.weight**2).sum() for role, matrix in found.items() if role in ("q", "o")).backward()
     for role in ("q", "o"):
