@@ -82,7 +82,8 @@ def run(
         but the step's number: a resumed run is given new ones. They may not steer.
     :param may_change: keys of the config (``train.steps``) in which a run that is resumed may differ.
     :param name: of the run, for trackers; the run directory's when absent.
-    :raises UsageError: for a run directory of another run, or one that is in use, or too few rows.
+    :raises UsageError: for a run directory of another run, or one that is in use, or too few rows to set some aside.
+    :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
     :raises CannotWriteError: when the disk is full; the run can be resumed.
     :raises UnsupportedError: when sharding was asked for where it cannot be done.
     :raises AptError: when a guard stops the run.
@@ -94,7 +95,7 @@ def run(
     resources = replace(resources, rows_digest=(data.origin if isinstance(data, Chosen) else data).digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
-    training, evaluation = held_out(data, evaluation, section.eval_rows)
+    training, evaluation = held_out(data, evaluation, section.eval_rows, batch_rows=section.batch_rows)
     begun = time.monotonic()
     with ExitStack() as stack:
         _occupy(stack, run_dir)
