@@ -175,7 +175,7 @@ def cut_cells(name: str, axis: str, shares: Sequence[float], folder: Path) -> It
     from apt.console.errors import UnsupportedError
     from apt.evaluation.texts import rows_from_ids
     from apt.plugins.optional.pruning.blocks import sizes_of
-    from apt.plugins.optional.pruning.cutting import cut_to
+    from apt.plugins.optional.pruning.cut_to_sizes import cut_to
 
     model = make_model(name, axis)
     config = model.config.to_dict()

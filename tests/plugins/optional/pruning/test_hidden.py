@@ -7,7 +7,7 @@ import transformers
 from apt.checkpoint.architecture import descriptor
 from apt.evaluation.texts import rows_from_ids
 from apt.plugins.optional.pruning.blocks import Decoder, sizes_of
-from apt.plugins.optional.pruning.cutting import cut_to
+from apt.plugins.optional.pruning.cut_to_sizes import cut_to
 from apt.plugins.optional.pruning.hidden import choose_channels
 from apt.plugins.optional.pruning.legality import with_hidden
 from apt.plugins.optional.pruning.reconstruct import mean_loss

@@ -8,7 +8,7 @@ from apt.checkpoint.architecture import descriptor
 from apt.console.errors import UnsupportedError
 from apt.evaluation.texts import rows_from_ids
 from apt.plugins.optional.pruning.blocks import sizes_of
-from apt.plugins.optional.pruning.cutting import cut_to
+from apt.plugins.optional.pruning.cut_to_sizes import cut_to
 from apt.plugins.optional.pruning.legality import check, fault, hidden_sizes, nearest_legal, with_hidden
 
 LLAMA = transformers.LlamaConfig(
