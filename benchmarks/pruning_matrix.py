@@ -5,7 +5,8 @@
 The models are random and small, with enough layers, heads and channels that each share can be met within two points;
 norms, biases and weights are drawn so that every one of them matters. One axis at a time is cut:
 
-- `hidden`: channels of the residual stream, a share of all linear weights of the decoder;
+- `hidden`: channels of the residual stream, a share of all linear weights of the decoder; GPT-2's heads go with them,
+  since its config has no head size;
 - `heads`: whole KV groups with their query heads, a share of q, k, v and o; where all heads share one key and value
   (MQA), query heads, a share of q and o;
 - `ff`: a share of the MLP's matrices;
@@ -144,12 +145,13 @@ def make_model(name: str, axis: str) -> Any:
 
 def target(before: Any, axis: str, share: float) -> Any:
     """The sizes of a cut along one axis, nearest to the share."""
+    from apt.plugins.optional.pruning.legality import hidden_sizes, with_hidden
+    from apt.plugins.optional.pruning.plans import removed_share
+
     left = 1.0 - share
     if axis == "hidden":
-        hidden = round(before.hidden * left / 8) * 8
-        # GPT-2's hidden size is its heads: they are cut with it.
-        return replace(before, hidden=hidden, **({"kv_groups": hidden // before.head_dim} if before.heads_fill_hidden
-                                                 else {}))  # fmt: skip
+        options = [with_hidden(before, hidden) for hidden in hidden_sizes(before)]
+        return min(options, key=lambda sizes: abs(removed_share(before, sizes) - share))
     if axis == "heads":
         which = "kv_groups" if before.kv_groups > 1 else "heads_per_group"
         return replace(before, **{which: round(getattr(before, which) * left)})
@@ -173,7 +175,7 @@ def cut_cells(name: str, axis: str, shares: Sequence[float], folder: Path) -> It
     from apt.console.errors import UnsupportedError
     from apt.evaluation.texts import rows_from_ids
     from apt.plugins.optional.pruning.blocks import sizes_of
-    from apt.plugins.optional.pruning.cutting import cut_to
+    from apt.plugins.optional.pruning.cut_to_sizes import cut_to
 
     model = make_model(name, axis)
     config = model.config.to_dict()
@@ -188,7 +190,7 @@ def cut_cells(name: str, axis: str, shares: Sequence[float], folder: Path) -> It
             made = cut_to(model, architecture, target(before, axis, share), rows_from_ids(ids, source="random"),
                           dropped=dropped).model  # fmt: skip
         except UnsupportedError as error:
-            cell.refused = f"{error}; {error.hint}"
+            cell.refused = str(error)
         else:
             cell.removed = 1.0 - counted(made, architecture, axis, mqa=before.kv_groups == 1) / dense
             store(made, ids, folder / cell.name)

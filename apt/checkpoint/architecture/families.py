@@ -112,6 +112,7 @@ _FAMILIES: Final = (
     Architecture(
         "qwen2",
         _LLAMA_ROLES,
+        gguf_name="llama",  # with biases; llama.cpp's own qwen2 takes only heads that fill the hidden size
         uniform=True,
         attention=_QWEN_WINDOW,
         biases=dict.fromkeys("qkv", True),
@@ -120,6 +121,7 @@ _FAMILIES: Final = (
     Architecture(
         "qwen3",
         _LLAMA_ROLES | _QK_NORMS,
+        gguf_name="qwen3",
         uniform=True,
         attention=_QWEN_WINDOW,
         biases=_ATTENTION_BIAS,

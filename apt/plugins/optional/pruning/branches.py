@@ -7,7 +7,9 @@ Gauss-Newton step from the output ``y0`` of the matrix as it is:
     y* = y0 + r * g * (lacking - norm(y0)) / (g^2 + damping),    r = rms(y0), g = the norm's gain,
 
 and a token counts by ``1 / r^2``, since that is what the norm makes of an error in ``y``. Where nothing is lacking
-the target is ``y0`` itself. Channels of little gain, through which nothing can be repaired, are damped.
+the target is ``y0`` itself. Channels of little gain, through which nothing can be repaired, are damped. On a small
+trained Gemma 2 (perplexity 6.44), half the groups and half the channels cut, that gives 8.60; ``y0`` as the target,
+which repairs nothing that earlier blocks broke, gives 9.46, no repair at all 19.93.
 """
 
 from dataclasses import dataclass

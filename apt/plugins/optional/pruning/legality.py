@@ -54,7 +54,7 @@ def check(
 def nearest_legal(before: Sizes, after: Sizes, architecture: Architecture) -> list[Sizes]:
     """Return the legal sizes nearest to ``after``, by the relative change of hidden size and heads."""
     within = replace(after, **{axis: min(max(getattr(after, axis), 1), getattr(before, axis)) for axis in _AXES})
-    found = [s for s in _around(before, within) if not fault(before, s, architecture)]
+    found = [s for s in _around(before, within) if s != before and not fault(before, s, architecture)]
 
     def distance(sizes: Sizes) -> tuple[float, int]:
         heads, hidden = (
@@ -71,6 +71,16 @@ def _around(before: Sizes, after: Sizes) -> Iterator[Sizes]:
         for per_group in range(1, before.heads_per_group + 1):
             for hidden in {after.hidden, *hidden_sizes(before)}:
                 yield replace(after, kv_groups=groups, heads_per_group=per_group, hidden=hidden)
+
+
+def with_hidden(before: Sizes, hidden: int) -> Sizes:
+    """Return the sizes with another hidden size, and with as many heads as fill it where the config has no head size.
+
+    :param hidden: there a multiple of the head size.
+    """
+    if before.heads_fill_hidden:
+        return replace(before, hidden=hidden, kv_groups=hidden // (before.head_dim * before.heads_per_group))
+    return replace(before, hidden=hidden)
 
 
 def hidden_sizes(before: Sizes) -> list[int]:

@@ -175,14 +175,15 @@ def test_nothing_cut_nothing_changed():
     assert result.cut.blocks[-1].stream_error < 1e-9
 
 
-def test_mending_lowers_the_error_of_every_block():
-    model = make_model("llama")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mending_lowers_the_error_of_every_block(family: str):
+    model = make_model(family)
     architecture, before = parts_of(model)
     from apt.evaluation.texts import rows_from_ids
 
     decoder = Decoder.of(model, architecture)
     batches = trace(decoder, rows_from_ids(IDS, source="test"))
-    after = Sizes(before.hidden, before.head_dim, 4, 2, 4, 48)
+    after = replace(before, kv_groups=before.kv_groups if family in FILLED else 2, ff=48)
     mended, plain = (reconstruct(decoder, Calibration(batches), before, after, (), mend=m) for m in (True, False))
     for better, worse in zip(mended.cut.blocks, plain.cut.blocks, strict=True):
         assert better.stream_error < worse.stream_error
