@@ -68,9 +68,10 @@ def test_speed_takes_the_largest_plan_that_is_predicted_to_reach_it(checkpoint: 
 
 def test_a_real_measurement_gives_plans_for_a_speed(checkpoint: Checkpoint):
     sizes = sizes_of(checkpoint.architecture, checkpoint.config)
-    times = budgets.decode_times(type(checkpoint.load()), checkpoint.config, sizes, checkpoint.stored_dtype)
+    given = (type(checkpoint.load()), checkpoint.config, checkpoint.architecture, sizes, checkpoint.stored_dtype)
+    times = budgets.decode_times(*given)
     assert times.step_seconds(sizes) > 0.0
-    assert times is budgets.decode_times(type(checkpoint.load()), checkpoint.config, sizes, checkpoint.stored_dtype)
+    assert times is budgets.decode_times(*given)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from apt.console.errors import BadInputError, UnsupportedError
 from apt.options import Options
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
 from apt.plugins.optional.pruning.budgets import budget_for, checkpoint_budget, decode_times
+from apt.plugins.optional.pruning.decode_times import DecodeTimes
 from apt.plugins.optional.pruning.footprint import Footprint
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.light import even_plan, light_cut
@@ -118,7 +119,11 @@ def _budget(task: Task, before: Sizes) -> Budget:
     dtype = task.stored_dtype or task.model.dtype
     footprint = Footprint.of_model(task.model, task.architecture, dtype.itemsize)
     config = task.model.config.to_dict()
-    return budget_for(task.goal, before, footprint, lambda: decode_times(type(task.model), config, before, dtype))
+
+    def times() -> DecodeTimes:
+        return decode_times(type(task.model), config, task.architecture, before, dtype)
+
+    return budget_for(task.goal, before, footprint, times)
 
 
 def _pruned(model: Any, cut: Cut, trials: tuple[PlanTrial, ...]) -> Pruned:
