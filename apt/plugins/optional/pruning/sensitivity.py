@@ -15,7 +15,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,7 @@ from apt.console.progress import Bar, progress
 from apt.plugins.optional.pruning.blocks import Decoder
 from apt.plugins.optional.pruning.plans import Sizes
 from apt.plugins.optional.pruning.reconstruct import Calibration, layer_loss, mean_loss, reconstruct
+from apt.plugins.optional.pruning.strategies.base import LayerCost
 from apt.store import user_cache
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Table:
             self._store()
         return self._losses[name]
 
+    def known(self, name: str) -> float | None:
+        """Return an entry, ``None`` when it was not measured."""
+        return self._losses.get(name)
+
     def _store(self) -> None:
         if self._path is None:
             return
@@ -98,20 +103,6 @@ def table_path(model: Any, rows: "Rows") -> Path:
         digest.update(f"\0{tuple(values.shape)}\0".encode())
         digest.update(values.contiguous().numpy().tobytes())
     return user_cache() / "apt_model" / "pruning" / f"sensitivity-{digest.hexdigest()[:32]}.json"
-
-
-@dataclass(frozen=True)
-class Rise:
-    """How far the loss rises with one cut of one layer, nats per token.
-
-    :param axis: ``drop``, ``attention`` or ``mlp``.
-    :param share: of the axis's weights that stay; 0 for a dropped layer.
-    """
-
-    layer: int
-    axis: str
-    share: float
-    loss: float
 
 
 class Sensitivity:
@@ -174,9 +165,8 @@ class Sensitivity:
         after = replace(self._before, layers=self._before.layers - len(gone))
         if not after.layers:
             return math.inf
-        name = "drop:" + "+".join(map(str, gone))
         return self._table.loss(
-            name, lambda: reconstruct(self._decoder, self._calibration, self._before, after, gone).loss
+            _drop_name(gone), lambda: reconstruct(self._decoder, self._calibration, self._before, after, gone).loss
         )
 
     def predicted(self, sizes: Sizes) -> float:
@@ -189,16 +179,18 @@ class Sensitivity:
                 rise += self._rise(layer, self.mlp_levels, lambda s: s.mlp_weights, sizes)
         return rise
 
-    def rises(self) -> list[Rise]:
-        """Return what single cuts of every layer cost, for people."""
+    def costs(self) -> tuple[LayerCost, ...]:
+        """Return what single cuts of every layer cost, as far as it is known; nothing is measured."""
         found = []
         for layer in range(self._before.layers):
-            found.append(Rise(layer, "drop", 0.0, self.drop_loss([layer]) - self.dense))
+            cuts = [("drop", 0.0, _drop_name([layer]))]
             for axis, levels in (("attention", self.attention_levels), ("mlp", self.mlp_levels)):
                 for sizes in levels:
                     share = getattr(sizes, f"{axis}_weights") / getattr(self._before, f"{axis}_weights")
-                    found.append(Rise(layer, axis, share, self._thinned(layer, sizes) - self.dense))
-        return found
+                    cuts.append((axis, share, _thin_name(layer, sizes)))
+            found += [LayerCost(layer, axis, share, loss - self.dense) for axis, share, name in cuts
+                      if (loss := self._table.known(name)) is not None]  # fmt: skip
+        return tuple(found)
 
     def _thinned(self, layer: int, sizes: Sizes) -> float:
         name = f"layer:{layer}:{sizes.kv_groups}x{sizes.heads_per_group}:{sizes.ff}"
@@ -221,6 +213,14 @@ class Sensitivity:
         at = min(max(bisect_left(points, wanted, key=lambda p: p[0]), 1), len(points) - 1)
         (x0, y0), (x1, y1) = points[at - 1], points[at]
         return y0 + (y1 - y0) * (wanted - x0) / (x1 - x0)
+
+
+def _drop_name(layers: Sequence[int]) -> str:
+    return "drop:" + "+".join(map(str, layers))
+
+
+def _thin_name(layer: int, sizes: Sizes) -> str:
+    return f"layer:{layer}:{sizes.kv_groups}x{sizes.heads_per_group}:{sizes.ff}"
 
 
 def _alike(level: Sizes, sizes: Sizes) -> bool:

@@ -84,13 +84,14 @@ def test_every_axis_of_every_layer_is_measured_once(setting):
     candidates = shapes(before, weights_budget(before, 0.3), heads_divide_hidden=True)
     table = Table(None)
     sensitivity = Sensitivity(decoder, calibration, before, candidates, table)
+    assert sensitivity.costs() == ()
     sensitivity.measure(1)
     count = len(table)
-    rises = sensitivity.rises()
+    costs = sensitivity.costs()
     cuts = len(sensitivity.attention_levels) + len(sensitivity.mlp_levels)
-    assert len(rises) == before.layers * (1 + cuts)
-    assert all(math.isfinite(rise.loss) for rise in rises)
-    assert {rise.axis for rise in rises} == {"drop", "attention", "mlp"}
+    assert len(costs) == before.layers * (1 + cuts)
+    assert all(math.isfinite(cost.loss_rise) and 0.0 <= cost.kept_share < 1.0 for cost in costs)
+    assert {cost.axis for cost in costs} == {"drop", "attention", "mlp"}
     predicted = [sensitivity.predicted(sizes) for sizes in candidates]
     assert all(math.isfinite(value) for value in predicted)
     assert len(table) == count + 1  # the dense loss; nothing else was left to measure
@@ -110,6 +111,6 @@ def test_a_kept_table_changes_no_weight(setting, llama_dir: Path, apt_home: Path
     model, rows, *_ = setting
     architecture = Checkpoint.open(llama_dir).architecture
     one, two = (StructuredStrategy().prune(Task(model, architecture, Goal(ratio=0.3), rows)) for _ in range(2))
-    assert one.trials == two.trials
+    assert one.trials == two.trials and one.sensitivity == two.sensitivity
     assert all(torch.equal(value, two.model.state_dict()[name]) for name, value in one.model.state_dict().items())
     assert list((apt_home.parent / "cache" / "apt_model" / "pruning").glob("sensitivity-*.json"))

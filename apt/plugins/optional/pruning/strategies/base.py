@@ -83,6 +83,21 @@ class PlanTrial:
     chosen: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """What one cut of one layer costs while all others stay dense, mended.
+
+    :param axis: ``drop``, ``attention`` or ``mlp``.
+    :param kept_share: of the axis's weights; 0 for a dropped layer.
+    :param loss_rise: nats per token on rows that were not fitted.
+    """
+
+    layer: int
+    axis: str
+    kept_share: float
+    loss_rise: float
+
+
 @dataclass(frozen=True)
 class Pruned:
     """What a strategy returns.
@@ -91,6 +106,7 @@ class Pruned:
     :param removed_share: share of the decoder's linear weights that is gone or zero, exactly.
     :param smaller: whether weights are truly gone (and not only zero).
     :param trials: plans that were weighed, best first.
+    :param sensitivity: what single cuts cost, as far as it was measured for the choice of plans.
     """
 
     model: Any
@@ -99,6 +115,7 @@ class Pruned:
     plan: str
     layers: tuple[LayerCut, ...]
     trials: tuple[PlanTrial, ...] = ()
+    sensitivity: tuple[LayerCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from apt.plugins.optional.pruning.plans import Budget, Sizes, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
 from apt.plugins.optional.pruning.refit import refit
 from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
-from apt.plugins.optional.pruning.sensitivity import Table, table_path
+from apt.plugins.optional.pruning.sensitivity import Sensitivity, Table, table_path
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.surgery import build
 from apt.plugins.optional.pruning.trace import trace
@@ -89,7 +89,9 @@ class StructuredStrategy:
             errors = refit(Decoder.of(model, task.architecture), cut, batches).errors
             blocks = tuple(replace(b, stream_error=e) for b, e in zip(cut.blocks, errors, strict=True))
             cut = replace(cut, blocks=blocks)
-        return _pruned(model, cut, tuple(_told(trial, trial is best) for trial in trials))
+        told = tuple(_told(trial, trial is best) for trial in trials)
+        costs = Sensitivity(decoder, searching_part(batches), before, candidates, table).costs()
+        return replace(_pruned(model, cut, told), sensitivity=costs)
 
     def stream_plan(
         self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
