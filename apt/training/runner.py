@@ -28,13 +28,14 @@ from apt.training.environment import unsteered
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
-from apt.training.parallel import on_first, processes, refuse_sharding, sharding_arguments
+from apt.training.opening import check_possible
+from apt.training.parallel import on_first, processes, sharding_arguments
 from apt.training.precision import autocast_dtype
 from apt.training.record import run_record
 from apt.training.result import TrainResult, curve_of
 from apt.training.run_directory import alone_in, claim, told_when_full, write_record
 from apt.training.saved_states import history_of, last_whole
-from apt.training.tracking.choice import check_tracking, tracked
+from apt.training.tracking.choice import tracked
 from apt.training.trainer import EVAL_METRIC, ContractTrainer
 
 #: A transformers causal language model; its stubs are too partial to be of use to the checker.
@@ -85,12 +86,10 @@ def run(
     :raises UsageError: for a run directory of another run, or one that is in use, or too few rows to set some aside.
     :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
     :raises CannotWriteError: when the disk is full; the run can be resumed.
-    :raises UnsupportedError: when sharding was asked for where it cannot be done.
-    :raises AptError: when a guard stops the run.
+    :raises AptError: for what :func:`~apt.training.opening.check_possible` refuses, and when a guard stops the run.
     """
     section = config.train
-    refuse_sharding(section.sharding)
-    check_tracking(config.tracking)
+    check_possible(config)
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
     resources = replace(resources, rows_digest=(data.origin if isinstance(data, Chosen) else data).digest())
     if isinstance(data, TokenRows):

@@ -1,6 +1,7 @@
 """What a run refuses before it reads weights, what no variable changes, and what a recipe can name."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ def test_a_teacher_is_loaded_only_for_a_run_that_learns_from_one(tmp_path: Path,
     ("change", "message"),
     [
         ({"train": {"sharding": "fsdp2"}}, "fsdp2 needs CUDA"),
+        ({"train": {"tuning": {"name": "lora"}}}, "the tuning 'lora' needs peft"),
+        ({"data": {"name": "chat", "path": "x", "layout": "packed"}}, "reading files of training rows needs datasets"),
         ({"tracking": {"wandb_mode": "online"}}, "wandb_mode: online needs a W&B key|'wandb' is not installed"),
     ],
 )
@@ -139,14 +142,18 @@ def test_what_this_machine_cannot_do_is_refused_before_weights_are_read(
     change: dict[str, Any], message: str, tmp_path: Path, llama_dir: Path, no_weights: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if torch.cuda.is_available() and "train" in change:
+    if torch.cuda.is_available() and "sharding" in change.get("train", {}):
         pytest.skip("here it can")
+    for library in ("peft", "datasets"):
+        monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
     values = helpers.small_run(**change.get("train", {}))
     if "tracking" in change:
         values["tracking"] = change["tracking"]
+    if "data" in change:
+        values["data"]["train"] = change["data"]
     with pytest.raises(AptError, match=message):
         run(tmp_path, values, model=str(llama_dir))
     assert not (tmp_path / "out").exists()

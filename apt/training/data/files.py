@@ -44,6 +44,11 @@ class FileOptions(Section):
         default=False, description="Read the records one after another, without a copy on disk; needs data.eval."
     )
 
+    def check_installed(self) -> None:
+        """Refuse to go on without datasets."""
+        with _datasets():
+            pass
+
     def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
         """Yield where rows are needed by number."""
         if self.streaming and config.data.eval is None:
@@ -215,8 +220,6 @@ class RecordStream:
     ) -> None:
         self._files, self._kind, self._encode = list(files), kind, encode
         self._digest = digest
-        with _datasets():
-            pass  # a missing library is told before a model is loaded
 
     def after(self, documents: int) -> Iterator[Encoded]:
         """Yield the documents behind so many."""

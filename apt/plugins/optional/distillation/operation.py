@@ -23,6 +23,7 @@ from apt.plugins.optional.distillation.texts import text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
 from apt.training.data.rows import is_stream
+from apt.training.opening import check_possible
 from apt.training.output import round_weights, write_trained
 from apt.training.result import TrainResult
 from apt.training.run_directory import identity_of, is_resumable, run_dir_of
@@ -90,11 +91,12 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
 
 
 def _check_config(options: DistillOptions, config: TrainConfig) -> None:
-    """Refuse what a config and the options beside it say differently."""
+    """Refuse what a config and the options beside it say differently, and what this machine cannot do."""
     if options.cache is not None:
         check_cache(options.cache, config)
     if config.data is not None and options.text is not None:
         raise UsageError("a text was given beside a config with a section data", hint="choose one")
+    check_possible(config)
 
 
 def _text_name(options: DistillOptions, config: TrainConfig, teacher: Checkpoint) -> str:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from apt.checkpoint import loading
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError, TargetExistsError, UnsupportedError, UsageError
+from apt.console.errors import BadInputError, MissingDependencyError, TargetExistsError, UnsupportedError, UsageError
 from apt.console.output import to_json
 from apt.plugins.optional.distillation import DistillationPlugin, commands, operation
 from apt.plugins.optional.distillation.operation import distill, plan
@@ -523,3 +524,18 @@ def test_fewer_rows_than_a_batch_has_are_refused_before_weights_are_read(
     with pytest.raises(BadInputError, match="batch_rows: 4; there are 3 rows to train on"):
         distill(DistillOptions(teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", config=config))
     assert not (tmp_path / "out").exists() and not (tmp_path / "logits").exists()
+
+
+@pytest.mark.parametrize("call", [plan, distill])
+def test_a_library_that_is_missing_is_told_before_weights_are_read(
+    call: Callable[[DistillOptions], Any], pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, no_weights: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = config_file(tmp_path, loss={"name": "distill"}, tuning={"name": "lora"})
+    with pytest.raises(MissingDependencyError, match="the tuning 'lora' needs peft"):
+        call(
+            DistillOptions(
+                teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", text=str(rows_file), config=config
+            )
+        )
