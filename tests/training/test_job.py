@@ -233,6 +233,9 @@ def test_rows_are_no_longer_than_the_context_of_model_and_teacher(
     values["train"]["loss"] = {"name": "distill"}
     taught = run(tmp_path, values, model=str(llama_dir), teacher=str(teacher), output=tmp_path / "taught")
     assert taught.eval_tokens == 4 * 63
+    values["data"]["train"] = {"name": "text", "path": str(tmp_path / "rows.jsonl")}
+    again = run(tmp_path, values, model=str(llama_dir), teacher=str(teacher), output=tmp_path / "again")
+    assert again.eval_tokens <= 4 * 63
 
 
 def test_gpt2_is_trained_within_its_positions(tmp_path: Path, llama_dir: Path) -> None:

@@ -73,7 +73,9 @@ def distill(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; by default the optimizer's own.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Rows a step [default: 8].")] = None,
-    window: Annotated[int, typer.Option(help="Tokens a row.")] = 256,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens a row [default: 256, or the context where that is less].")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the rows [default: 0].")] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or bf16 [default: auto]."), Completes("choices:auto,fp32,bf16")

@@ -49,7 +49,9 @@ def open_pair(options: DistillOptions) -> Pair:
     student = open_trainable(options.student) if options.student is not None else teacher
     check_target(options.output, overwrite=options.overwrite, sources=sources_of(student, teacher))
     shape = parse_shape(options.student_shape, teacher) if options.student_shape is not None else None
-    return Pair(teacher, student, shared_vocabulary(teacher, student), shape)
+    pair = Pair(teacher, student, shared_vocabulary(teacher, student), shape)
+    options.row_tokens(pair.context)
+    return pair
 
 
 def with_student(pair: Pair, folder: Path) -> Pair:

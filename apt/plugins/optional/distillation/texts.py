@@ -65,7 +65,7 @@ def _rows(
     options: DistillOptions, teacher: Checkpoint, ref: str, split: Split, limit: int | None, model: Any,
     context: int | None,
 ) -> Rows:  # fmt: skip
-    window = min(options.window, context or options.window)
+    window = options.row_tokens(context)
     return load_rows(ref, split=split, checkpoint=teacher, window=window, max_rows=limit, model=model)
 
 

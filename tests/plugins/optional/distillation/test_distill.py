@@ -494,9 +494,22 @@ def test_rows_fit_in_the_context_of_a_student_that_has_less(
     short = new_llama(tmp_path / "short", seed=2, max_position_embeddings=32)
     teacher = Checkpoint.open(pair[0])
     found = Pair(teacher, Checkpoint.open(short), 288)
-    chosen = options(pair, tmp_path, text, window=100)
+    chosen = options(pair, tmp_path, text, window=None)
     texts = load_texts(chosen, teacher, wanted=20, context=found.context)
     assert texts.train.ids.shape[1] == texts.heldout.ids.shape[1] == 32
+    assert chosen.row_tokens(None) == 256
+
+
+@pytest.mark.parametrize("call", [plan, distill])
+def test_a_window_beyond_the_context_is_refused_before_weights_are_read(
+    call: Callable[[DistillOptions], Any], pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, new_llama: Maker,
+    no_weights: None,
+) -> None:  # fmt: skip
+    short = new_llama(tmp_path / "short", seed=2, max_position_embeddings=32)
+    with pytest.raises(UsageError, match="window: 33 tokens; the context of teacher and student has 32"):
+        call(options((pair[0], short), tmp_path, rows_file, window=33))
+    assert not (tmp_path / ".out.run").exists()
+    assert plan(options((pair[0], short), tmp_path, rows_file, window=32)).shared_vocab == 288
 
 
 @pytest.fixture
