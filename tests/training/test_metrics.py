@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,16 +126,22 @@ def test_a_pause_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluating_and_saving_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from apt.training import callbacks, trainer
 
-    def slowly(original: Any) -> Any:
+    now = 100.0
+
+    def taking(seconds: float, original: Any) -> Any:
         def later(*arguments: Any, **options: Any) -> Any:
-            time.sleep(0.3)
+            nonlocal now
+            now += seconds
             return original(*arguments, **options)
 
         return later
 
-    monkeypatch.setattr(trainer, "score_source", slowly(trainer.score_source))
-    monkeypatch.setattr(callbacks, "seal", slowly(callbacks.seal))
-    begun = time.perf_counter()
-    seconds = sum(e["perf/step_s"] for e in logged_by(tmp_path, log_every=1) if "perf/step_s" in e)
-    # Three evaluations and two saves, each with a rest that no step contains.
-    assert seconds <= time.perf_counter() - begun - 5 * 0.3
+    monkeypatch.setattr(performance, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(performance, "measured_peak", lambda *_: 1e9)  # it would wait for a clock that stands
+    monkeypatch.setattr(trainer.ContractTrainer, "judge_step", taking(2.0, trainer.ContractTrainer.judge_step))
+    monkeypatch.setattr(trainer, "score_source", taking(50.0, trainer.score_source))
+    monkeypatch.setattr(callbacks, "seal", taking(700.0, callbacks.seal))
+    steps = [e["perf/step_s"] for e in logged_by(tmp_path, log_every=1) if "perf/step_s" in e]
+    assert steps == [2.0] * 4
+    # Three evaluations and two saves passed, and are in no step.
+    assert now == 100.0 + 4 * 2.0 + 3 * 50.0 + 2 * 700.0
