@@ -26,7 +26,7 @@ from apt.training.data.rows import is_stream
 from apt.training.opening import check_possible
 from apt.training.output import round_weights, write_trained
 from apt.training.result import TrainResult
-from apt.training.run_directory import identity_of, is_resumable, run_dir_of
+from apt.training.run_directory import held_steps, identity_of, run_dir_of
 from apt.training.runner import device, run, steps_within
 
 
@@ -51,9 +51,10 @@ def plan(options: DistillOptions) -> DistillPlan:
 def distill(options: DistillOptions, *, registry: Registry | None = None) -> DistillResult:
     """Train the student on the teacher's predictions and write its best checkpoint in its own dtype.
 
-    A killed call that is given again goes on from its last saved state.
+    A killed call that is given again goes on from its last saved state; the state of another call is refused.
 
     :param registry: where a config's components are looked up; those of all plugins when absent.
+    :raises UsageError: when the state beside the output is of another call.
     :raises UnsupportedError: when the tokenizers differ.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     """
@@ -70,10 +71,9 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
 
     lesson = prepare(options, config, pair, loaded, registry)
     student = loaded()
-    steps = _steps(options, config, student, lesson, registry)
-    config = options.training(steps=steps, registry=registry)
     identity = _identity(pair, lesson)
-    _clear_foreign(run_dir / "distill", config, identity)
+    steps = _steps(options, config, student, lesson, registry, run_dir / "distill", identity)
+    config = options.training(steps=steps, registry=registry)
     trained = run(
         config, student, lesson.rows, evaluation=lesson.evaluation, run_dir=run_dir / "distill", identity=identity,
         resources=lesson.resources, registry=registry, label="distilling",
@@ -104,10 +104,15 @@ def _text_name(options: DistillOptions, config: TrainConfig, teacher: Checkpoint
 
 
 def _steps(
-    options: DistillOptions, config: TrainConfig, student: Any, lesson: Lesson, registry: Registry | None
-) -> int:
+    options: DistillOptions, config: TrainConfig, student: Any, lesson: Lesson, registry: Registry | None,
+    run_dir: Path, identity: str,
+) -> int:  # fmt: skip
+    """Return the steps of the run; as many as fit in its seconds were counted once, when it began."""
     if options.seconds is None:
         return config.train.steps
+    begun_with = held_steps(run_dir, config, identity)
+    if begun_with is not None:
+        return begun_with
     if is_stream(lesson.rows):
         raise UsageError("seconds cannot be planned for a stream of rows", hint="give steps")
     timed = options.training(steps=1, registry=registry)
@@ -119,13 +124,6 @@ def _steps(
 def _identity(pair: Pair, lesson: Lesson) -> str:
     """What a run depends on beside its config."""
     return identity_of(pair.teacher.digest(), pair.student.digest(), lesson.digest(), str(pair.shared_vocab))
-
-
-def _clear_foreign(run_dir: Path, config: TrainConfig, identity: str) -> None:
-    """Take away what another call, since given up, left beside the same output."""
-    if run_dir.exists() and not is_resumable(run_dir, config, identity):
-        output.note(f"{run_dir} is of another run and begins anew")
-        shutil.rmtree(run_dir)
 
 
 def _control(
@@ -140,7 +138,6 @@ def _control(
     """Train the same student on cross-entropy alone: equal steps, rows, order and seed."""
     model = pair.student.load(dtype=torch.float32)
     config = options.training(steps=steps, loss="ce", registry=registry)
-    _clear_foreign(run_dir, config, identity)
     trained = run(
         config, model, lesson.rows, evaluation=lesson.evaluation, run_dir=run_dir, identity=identity,
         resources=lesson.resources, registry=registry, label="training the control",

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,43 @@ def test_an_interrupted_call_goes_on(
 
 def _interrupt(*_: Any) -> Any:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"temperature": 2.0, "seed": 1}, "another config: train.loss.temperature, train.seed"),
+        ({"steps": 9}, "another config: train.steps"),
+        ({"train_rows": 30}, "another model or text"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_and_left_alone(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], reason: str,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, "_measured", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(options(pair, tmp_path, rows_file))
+    held = {p: p.read_bytes() for p in (tmp_path / ".out.run").rglob("*") if p.is_file()}
+    with pytest.raises(UsageError, match=f"holds a run (of|with) {reason}"):
+        distill(options(pair, tmp_path, rows_file, **changes))
+    assert {p: p.read_bytes() for p in (tmp_path / ".out.run").rglob("*") if p.is_file()} == held
+    assert distill(options(pair, tmp_path, rows_file)).steps == 8
+
+
+def test_a_call_by_seconds_goes_on_with_the_steps_that_it_began_with(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([7, 99])
+    monkeypatch.setattr(operation, "steps_within", lambda *_, **__: next(counts))
+    by_seconds = options(pair, tmp_path, rows_file, steps=None, seconds=5.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, "_measured", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(by_seconds)
+    assert distill(by_seconds).steps == 7
+    assert distill(by_seconds.model_copy(update={"output": tmp_path / "anew"})).steps == 99
 
 
 def test_seconds_choose_the_steps(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
@@ -308,6 +346,10 @@ def test_an_interrupted_call_finds_the_student_that_it_made(
         with pytest.raises(KeyboardInterrupt):
             distill(options(pair, tmp_path, rows_file, **made))
     assert (student / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UsageError, match=r"out\.run holds a run of another model or text"):
+        distill(options(pair, tmp_path, rows_file, student=None, student_shape="layers=1"))
+    assert (student / "model.safetensors").stat().st_mtime_ns == stamp
+    shutil.rmtree(tmp_path / ".out.run")
     other = distill(options(pair, tmp_path, rows_file, student=None, student_shape="layers=1"))
     assert Checkpoint.open(other.path).config["num_hidden_layers"] == 1
 
