@@ -150,7 +150,7 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
     # Measured as it is stored: the weights are rounded to the checkpoint's dtype first.
     round_weights(model, job.model.stored_dtype)
     report = _report(options, job, model, trained, before, _scores(model, rows.evaluation, job.config))
-    on_first(lambda: _leave(options, job, model, rows, report))
+    on_first(lambda: _leave(options, job, model, rows, report, trained.record))
     return report
 
 
@@ -301,7 +301,9 @@ def _perplexity(nll: Any, tokens: Any) -> Estimate:
     return ratio_estimate(nll, tokens, np.exp)
 
 
-def _leave(options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: TrainReport) -> None:
+def _leave(
+    options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: TrainReport, record: Mapping[str, Any]
+) -> None:
     """Write the checkpoint, then clear away what only a run that goes on needs."""
     teacher = job.teacher
     lineage = {
@@ -313,8 +315,8 @@ def _leave(options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: Tr
         "skipped_steps", "tokens", "seconds", "metrics",
     )  # fmt: skip
     write_trained(
-        options.output, model.cpu(), operation="train", parent=job.model, config=job.config, lineage=lineage,
-        metrics={name: getattr(report, name) for name in kept}, overwrite=options.overwrite,
+        options.output, model.cpu(), operation="train", parent=job.model, config=job.config, record=record,
+        lineage=lineage, metrics={name: getattr(report, name) for name in kept}, overwrite=options.overwrite,
         teacher=teacher,
     )  # fmt: skip
     if not options.keep_run:

@@ -4,7 +4,7 @@ import functools
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +108,8 @@ def run(
         bar = stack.enter_context(progress(label, section.steps, "steps"))
         set_seed(section.seed)  # a loss or an adapter may begin with random parameters of its own
         parts = _build(config, model, training, resources, start.steps)
-        record = run_record(config)
+        made_with = run_record(config)
+        record = dict(made_with)
         trainer = _trainer(config, parts, evaluation, run_dir, record, start.steps)
         if trainer.meter.peak is not None:
             record["peak_flops_per_s"] = trainer.meter.peak
@@ -122,7 +123,7 @@ def run(
         if start.state is not None:
             trainer.resume_place(start.state)
         trainer.train(resume_from_checkpoint=str(start.state) if start.state else None)
-        result = _result(trainer, time.monotonic() - begun)
+        result = _result(trainer, time.monotonic() - begun, made_with)
         if result.best_step == 0:
             _restore_start(trainer, run_dir / START_NAME)
         parts.tuning.finish(parts.module.model)
@@ -339,7 +340,7 @@ def _arguments(section: TrainSection, model: Model, run_dir: Path, steps: int) -
     )
 
 
-def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
+def _result(trainer: ContractTrainer, seconds: float, record: Mapping[str, Any]) -> TrainResult:
     history = trainer.state.log_history
     curve = curve_of(history)
     # An evaluation that is no number is never the best; when none is one, the model keeps the weights it came with.
@@ -353,6 +354,7 @@ def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
         tokens=trainer.meter.read_tokens(),
         seconds=seconds,
         metrics={k: float(v) for k, v in last.items() if "/" in k},
+        record=record,
         skipped_steps=trainer.guard.skipped,
     )
 

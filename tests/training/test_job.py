@@ -15,8 +15,8 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import AptError, BadInputError, ExitCode, UnsupportedError, UsageError
 from apt.document import read
 from apt.registry import Component
-from apt.training import job
-from apt.training.config import parse_config
+from apt.training import job, record, runner
+from apt.training.config import TrainConfig, parse_config
 from apt.training.data import files
 from apt.training.data.rows import TokenRows
 from apt.training.report import TrainReport
@@ -176,6 +176,24 @@ def test_rows_to_evaluate_on_that_count_nothing_are_told_before_training(
             helpers.options(tmp_path, values, model=str(llama_dir)),
             helpers.registry(Component("data", "uncounted", f"{__name__}:uncounted")),
         )
+
+
+def test_the_record_is_taken_once_when_the_run_begins(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[TrainConfig] = []
+
+    def take(config: TrainConfig) -> dict[str, Any]:
+        taken.append(config)
+        return {"config": config.resolved(), "config_sha256": config.digest(), "git": f"look {len(taken)}"}
+
+    monkeypatch.setattr(runner, "run_record", take)
+    monkeypatch.setattr(record, "_git", None)
+    run(tmp_path, helpers.small_run(), model=str(llama_dir), keep_run=True)
+    written = json.loads((tmp_path / "out" / "apt.json").read_text(encoding="utf-8"))["options"]
+    kept = json.loads((tmp_path / ".out.run" / "run_record.json").read_text(encoding="utf-8"))
+    assert len(taken) == 1
+    assert written["git"] == kept["git"] == "look 1" and written["config_sha256"] == taken[0].digest()
 
 
 def test_a_directory_of_a_finished_run_takes_another_one(tmp_path: Path, llama_dir: Path) -> None:

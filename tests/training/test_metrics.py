@@ -14,10 +14,26 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, TrainerCallback
 
 from apt.training import performance
 from apt.training.contract import Resources
+from apt.training.data.rows import TokenRows
 from apt.training.performance import FlopCount, Meter, measured_peak
 from apt.training.runner import run
 
 GOLDEN = Path(__file__).with_name("metric_names.txt")
+GOLDEN_OF_LOSSES = Path(__file__).with_name("metric_names_of_losses.txt")
+
+
+class Answered(TokenRows):
+    """Rows with a right answer, which a reward asks for."""
+
+    def meta(self, index: int) -> dict[str, Any]:
+        return {"answer": "4"}
+
+
+class Tokens:
+    """What a policy reads of a tokenizer."""
+
+    def decode(self, ids: list[int], **rest: Any) -> str:
+        return " ".join(map(str, ids))
 
 
 class Logged(TrainerCallback):
@@ -30,10 +46,11 @@ class Logged(TrainerCallback):
 
 def logged_by(tmp_path: Path, model: Any = None, **train: Any) -> list[dict[str, float]]:
     seen = Logged()
-    config = small_config(loss={"name": "distill", "alpha": 0.5}, steps=4, eval_every=2, **train)
+    config = small_config(**{"loss": {"name": "distill", "alpha": 0.5}, "steps": 4, "eval_every": 2, **train})
     teacher = small_model(1).eval().requires_grad_(False)
-    resources = Resources(teacher=teacher)
-    run(config, model or small_model(), small_rows(), run_dir=tmp_path, resources=resources, callbacks=(seen,))
+    resources = Resources(teacher=teacher, tokenizer=Tokens())
+    rows = Answered(small_rows().ids, small_rows().labels)
+    run(config, model or small_model(), rows, run_dir=tmp_path, resources=resources, callbacks=(seen,))
     return seen.entries
 
 
@@ -41,6 +58,24 @@ def test_the_names_are_the_written_ones(tmp_path: Path) -> None:
     """A name that disappears breaks dashboards; a new one belongs into the file."""
     names = {name for entry in logged_by(tmp_path) for name in entry if "/" in name}
     assert sorted(names) == GOLDEN.read_text(encoding="utf-8").split()
+
+
+def test_the_names_of_every_loss_are_the_written_ones(tmp_path: Path) -> None:
+    """What only some losses measure: inner states, relations, a teacher known in part, rewards, rows of its own."""
+    rollout = {"name": "sample", "max_new_tokens": 4}
+    taught = {"name": "distill", "alpha": 0.5}
+    losses: list[dict[str, Any]] = [
+        {**taught, "targets": "top_k", "k": 8, "on_policy": {"rollout": rollout, "prompt_tokens": 4}},
+        {**taught, "strategy": "mixed", "feature": {"attention_weight": 1.0}, "relation": {}},
+        {"name": "policy", "rewards": {"right": {"reward": {"name": "exact_answer"}}}, "rollout": rollout},
+        {"name": "multi_task", "tasks": {"focal": {"loss": {"name": "focal"}}, "plain": {"loss": {"name": "ce"}}}},
+    ]
+    names: set[str] = set()
+    for i, loss in enumerate(losses):
+        seen = logged_by(tmp_path / str(i), small_model(attn_implementation="eager"), loss=loss)
+        names |= {name for entry in seen for name in entry if "/" in name}
+    common = set(GOLDEN.read_text(encoding="utf-8").split())
+    assert sorted(names - common) == GOLDEN_OF_LOSSES.read_text(encoding="utf-8").split()
 
 
 def test_figures_of_speed_are_plausible(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import functools
 import gc
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
         control = _control(options, pair, lesson, steps, run_dir / "control", identity, registry)
     gc.collect()
     result = _measured(options, pair, lesson, student, trained, control, config)
-    _write(options, pair, student, result, lesson, config)
+    _write(options, pair, student, result, lesson, config, trained.record)
     if not options.keep_run:
         shutil.rmtree(run_dir, ignore_errors=True)
     return result
@@ -201,6 +202,7 @@ def _write(
     result: DistillResult,
     lesson: Lesson,
     config: TrainConfig,
+    record: Mapping[str, Any],
 ) -> None:
     lineage: dict[str, Any] = {
         "teacher": {"name": pair.teacher.name, "digest": pair.teacher.digest()},
@@ -218,6 +220,6 @@ def _write(
         "curve": result.curve,
     }
     write_trained(
-        options.output, student, operation="distill", parent=pair.student, config=config, lineage=lineage,
-        metrics=metrics, overwrite=options.overwrite, teacher=pair.teacher,
+        options.output, student, operation="distill", parent=pair.student, config=config, record=record,
+        lineage=lineage, metrics=metrics, overwrite=options.overwrite, teacher=pair.teacher,
     )  # fmt: skip
