@@ -103,7 +103,7 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
 def held_steps(run_dir: Path, config: TrainConfig, identity: str) -> int | None:
     """Return the steps of the run that a directory holds, where it is this one but for their number."""
     held = _held(run_dir) or {}
-    before = held.get("config")
+    before: dict[str, Any] = held.get("config") or {}
     if held.get("identity") != identity or set(differences(before, config.resolved())) - {"train.steps"}:
         return None
     steps: int = before["train"]["steps"]

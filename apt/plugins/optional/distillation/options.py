@@ -46,6 +46,9 @@ class DistillOptions(Options):
         description="A directory for the teacher's predictions: captured where they are not there yet, then trained "
         "from without a teacher in memory.",
     )
+    cache_top_k: int | None = Field(
+        default=None, ge=1, le=4096, description="Likeliest ids of each token that the cache holds; 128 when absent."
+    )
     text: TextRef | None = Field(
         default=None,
         description="What to train on: embedded, self, or a .txt, .jsonl or .npz file; when absent, embedded for the "
@@ -125,6 +128,8 @@ class DistillOptions(Options):
                     f"{', '.join(beside)}: given beside a config, which says the whole run",
                     hint=f"write it into {self.config}",
                 )
+        if self.cache is None and self.cache_top_k is not None:
+            raise UsageError("cache_top_k says what a cache holds, and there is none", hint="--cache DIR")
         if self.cache is not None and (self.strategy != "response" or self.on_policy is not None):
             raise UsageError(
                 "a cache holds predictions for the text alone: no inner states, none for what the student writes",

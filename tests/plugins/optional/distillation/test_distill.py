@@ -29,6 +29,7 @@ from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
 from apt.training.data.rows import TokenRows
 from apt.training.pairing import shared_vocabulary
+from apt.training.teachers.manifest import Manifest
 
 Maker = Callable[..., Path]
 
@@ -594,3 +595,23 @@ def test_a_library_that_is_missing_is_told_before_weights_are_read(
                 teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", text=str(rows_file), config=config
             )
         )
+
+
+def test_a_cache_holds_as_many_ids_as_are_wanted(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    def call(cache: str, output: str, top_k: int | None) -> DistillOptions:
+        given = {"cache": tmp_path / cache, "cache_top_k": top_k, "output": tmp_path / output}
+        return options(pair, tmp_path, rows_file, steps=1, **given)
+
+    few = distill(call("few", "a", 4))
+    assert Manifest.read(tmp_path / "few").plan.k == 4
+    default = distill(call("default", "b", None))
+    assert Manifest.read(tmp_path / "default").plan.k == 128
+    assert few.metrics["kd/teacher_mass"] < default.metrics["kd/teacher_mass"]
+    assert distill(call("few", "c", None)).curve == distill(call("few", "d", 4)).curve == few.curve
+    with pytest.raises(UsageError, match="few was captured with 4 ids a token, not 5"):
+        distill(call("few", "e", 5))
+    assert distill(call("all", "f", 4000)).steps == 1
+    assert Manifest.read(tmp_path / "all").plan.k == 288
+    assert distill(call("all", "g", 4000)).steps == 1
+    with pytest.raises(UsageError, match="cache_top_k says what a cache holds, and there is none"):
+        plan(options(pair, tmp_path, rows_file, cache_top_k=4))
