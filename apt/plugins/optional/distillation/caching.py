@@ -57,8 +57,10 @@ def fill_cache(
                 hint="leave cache_top_k out or choose another directory",
             )
         return
-    kept = {} if top_k is None else {"k": top_k}
+    kept = capturing.CaptureOptions()
+    if top_k is not None:
+        kept = kept.model_copy(update={"k": top_k})
     capturing.capture(
-        load(), rows, directory, capturing.CaptureOptions(**kept),
+        load(), rows, directory, kept,
         teacher=pair.teacher.digest(), tokenizer=fingerprint(pair.student.tokenizer()), shared_vocab=pair.shared_vocab,
     )  # fmt: skip
