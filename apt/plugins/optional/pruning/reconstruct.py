@@ -8,12 +8,12 @@ what the ones before it broke. The block before dropped layers is fitted to the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from apt.plugins.optional.pruning.blocks import Block, Decoder, only_input
+from apt.plugins.optional.pruning.branches import Branch
 from apt.plugins.optional.pruning.leastsquares import (
     Choice,
     Gram,
@@ -177,12 +177,11 @@ class _State:
     after: Sizes
     mend: bool
 
-    def gram(self, inputs: Sequence[Tensor], targets: Sequence[Tensor], bias: Tensor | None) -> Gram:
-        """Sum up the fitted batches' tokens, padding left out."""
+    def gram(self, branch: Branch, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Gram:
+        """Sum up the fitted batches' tokens, padding left out; ``targets`` are what the branch is to add."""
         gram = Gram(inputs[0].shape[-1], targets[0].shape[-1])
         for batch, x, y in list(zip(self.batches, inputs, targets, strict=True))[: self.fitted]:
-            wanted = y if bias is None else y - bias
-            gram.add(x[batch.valid], wanted[batch.valid])
+            gram.add(*branch.equations(x[batch.valid], y[batch.valid]))
         return gram
 
     def error(self, following: int) -> float:
@@ -191,22 +190,24 @@ class _State:
         wanted = [batch.streams[following] for batch in fitted]
         return stream_error(self.streams[: self.fitted], wanted, [batch.valid for batch in fitted])
 
-    def advance(self, inputs: Sequence[Tensor], columns: Sequence[int], weight: Tensor, bias: Tensor | None) -> None:
-        """Add the cut linear layer's output to the streams."""
+    def advance(self, branch: Branch, inputs: Sequence[Tensor], columns: Sequence[int], weight: Tensor) -> None:
+        """Add what the branch gives with its matrix cut."""
         index = torch.tensor(columns)
         for stream, x in zip(self.streams, inputs, strict=True):
-            stream += torch.nn.functional.linear(x[..., index], weight, bias)
+            stream += branch.added(torch.nn.functional.linear(x[..., index], weight, branch.matrix.bias))
 
 
 def _cut_attention(state: _State, block: Block, layer: int) -> tuple[Choice, Tensor | None]:
     """Choose and mend the heads of one block; moves the streams past its attention."""
     inputs = [
-        only_input(block.output, block.attention, block.attention_norm(stream), **batch.attention_calls[layer])
+        only_input(
+            block.output.matrix.module, block.attention, block.attention_norm(stream), **batch.attention_calls[layer]
+        )
         for batch, stream in zip(state.batches, state.streams, strict=True)
     ]
     targets = [batch.middles[layer] - stream for batch, stream in zip(state.batches, state.streams, strict=True)]
-    gram = state.gram(inputs, targets, block.output.bias)
-    system = problem(gram, block.output.weight)
+    gram = state.gram(block.output, inputs, targets)
+    system = problem(gram, block.output.matrix.weight)
     choice = choose_heads(
         system,
         state.before.head_dim,
@@ -224,19 +225,19 @@ def _cut_mlp(state: _State, block: Block, following: int) -> tuple[Choice, Tenso
 
     :param following: the dense block whose input the stream is to match.
     """
-    inputs = [only_input(block.down, block.mlp, block.mlp_norm(stream)) for stream in state.streams]
+    inputs = [only_input(block.down.matrix.module, block.mlp, block.mlp_norm(stream)) for stream in state.streams]
     targets = [batch.streams[following] - stream for batch, stream in zip(state.batches, state.streams, strict=True)]
-    gram = state.gram(inputs, targets, block.down.bias)
-    system = problem(gram, block.down.weight)
+    gram = state.gram(block.down, inputs, targets)
+    system = problem(gram, block.down.matrix.weight)
     choice = choose_blocks(system, 1, state.after.ff)
     return choice.per_token(gram.tokens), _mend(state, block.down, system, inputs, choice.kept)
 
 
 def _mend(
-    state: _State, linear: Any, system: Problem, inputs: Sequence[Tensor], columns: Sequence[int]
+    state: _State, branch: Branch, system: Problem, inputs: Sequence[Tensor], columns: Sequence[int]
 ) -> Tensor | None:
     """Fit the columns that stay, if asked to, and move the streams past the layer."""
-    mended = system.solve(columns).to(linear.weight.dtype) if state.mend else None
-    weight = linear.weight[:, torch.tensor(columns)] if mended is None else mended
-    state.advance(inputs, columns, weight, linear.bias)
+    dense = branch.matrix.weight
+    mended = system.solve(columns).to(dense.dtype) if state.mend else None
+    state.advance(branch, inputs, columns, dense[:, torch.tensor(columns)] if mended is None else mended)
     return mended

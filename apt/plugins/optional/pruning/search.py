@@ -13,7 +13,8 @@ from typing import Final
 from apt.console.errors import UnsupportedError
 from apt.console.progress import Bar, progress
 from apt.plugins.optional.pruning.blocks import Decoder
-from apt.plugins.optional.pruning.plans import Sizes, nearest, removed_share, shapes
+from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.plans import Budget, Sizes, nearest, removed_share, shapes
 from apt.plugins.optional.pruning.reconstruct import Calibration, reconstruct
 from apt.plugins.optional.pruning.trace import BATCH_TOKENS, Batch
 
@@ -45,19 +46,33 @@ class Trial:
     loss: float
 
 
-def legal_shapes(before: Sizes, ratio: float, *, heads_divide_hidden: bool) -> list[Sizes]:
+def legal_shapes(before: Sizes, budget: Budget, goal: Goal, *, heads_divide_hidden: bool) -> list[Sizes]:
     """Return the sizes worth measuring, the most even cuts first.
 
-    :raises UnsupportedError: when no legal size removes ``ratio``; the message names the nearest.
+    :raises UnsupportedError: when no legal size meets the budget of the goal; the message names the nearest.
     """
-    found = shapes(before, ratio, heads_divide_hidden=heads_divide_hidden)
+    found = [s for s in shapes(before, budget, heads_divide_hidden=heads_divide_hidden) if s != before]
     if not found:
-        plans = nearest(before, ratio, heads_divide_hidden=heads_divide_hidden)
-        told = "; ".join(f"{removed_share(before, s):.1%} ({s.describe()})" for s in plans)
-        raise UnsupportedError(f"no legal cut removes {ratio:.1%} of the linear weights", hint=f"the nearest: {told}")
+        plans = nearest(before, budget, heads_divide_hidden=heads_divide_hidden)
+        told = "; ".join(f"{_cost_text(before, s, budget, goal)} ({s.describe()})" for s in plans)
+        if budget.limit >= budget.dense and goal.ratio is None:
+            raise UnsupportedError(f"the dense model already has no more than {goal}", hint=f"smaller ones: {told}")
+        verb = "removes" if goal.ratio is not None else "gives"
+        raise UnsupportedError(f"no legal cut {verb} {goal}", hint=f"the nearest: {told}")
     ranked = sorted(found, key=lambda s: _unevenness(before, s))
     limit = _unevenness(before, ranked[0]) + _MAX_EXCESS
     return [s for s in ranked if _unevenness(before, s) <= limit][:MAX_SHAPES]
+
+
+def _cost_text(before: Sizes, sizes: Sizes, budget: Budget, goal: Goal) -> str:
+    """What a plan gives, in the unit of the goal."""
+    if goal.parameters is not None:
+        return f"{budget.cost(sizes):,.0f} parameters"
+    if goal.size_bytes is not None:
+        return f"{budget.cost(sizes):,.0f} bytes"
+    if goal.speed is not None:
+        return f"{budget.dense / max(budget.cost(sizes), 1e-12):.2f} times the speed"
+    return f"{removed_share(before, sizes):.1%}"
 
 
 def _unevenness(before: Sizes, after: Sizes) -> float:

@@ -29,6 +29,8 @@ class Task:
     :param seed: of whatever the strategy draws.
     :param settings: the strategy's own options by name; its component's schema, a pydantic model, says which there are.
     :param work_dir: where a strategy that lasts may keep its state, so that the same call goes on after a kill.
+    :param stored_dtype: torch dtype that the result is stored in, where bytes or speed are asked for; ``None`` for the
+        model's own.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class Task:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     work_dir: Path | None = None
+    stored_dtype: Any = None
 
 
 @dataclass(frozen=True, slots=True)
