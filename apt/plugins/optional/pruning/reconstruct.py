@@ -8,6 +8,7 @@ what the ones before it broke. The block before dropped layers is fitted to the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,23 +110,14 @@ def reconstruct(
     :param measure: compute the loss; else it is NaN.
     """
     batches = calibration.batches
-    start = _first_changed(before, after, dropped)
+    start = first_changed(before, after, dropped)
     streams = [batch.streams[start].clone() for batch in batches]
     state = _State(batches, streams, len(calibration.fitted), before, after, mend)
     gone = set(dropped)
     kept = [i for i in range(before.layers) if i not in gone]
     cuts = [_untouched(layer, before) for layer in range(start)]
     for layer, following in list(zip(kept, [*kept[1:], before.layers], strict=True))[start:]:
-        block = decoder.blocks[layer]
-        heads, output = _cut_attention(state, block, layer)
-        channels, down = _cut_mlp(state, block, following)
-        groups = tuple(sorted({head // before.heads_per_group for head in heads.kept}))
-        cuts.append(
-            BlockCut(
-                layer, groups, heads.kept, channels.kept, output, down,
-                heads.importance, channels.importance, state.error(following),
-            )
-        )  # fmt: skip
+        cuts.append(_cut_block(state, decoder.blocks[layer], layer, following))
     loss = math.nan
     if measure:
         first = state.fitted if calibration.held_back else 0
@@ -133,7 +125,31 @@ def reconstruct(
     return Reconstruction(Cut(before, after, tuple(cuts)), loss)
 
 
-def _first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:
+def cut_block(
+    block: Block, layer: int, following: int, batches: Sequence[Any], streams: Sequence[Tensor], before: Sizes,
+    after: Sizes,
+) -> BlockCut:  # fmt: skip
+    """Cut and mend one block of a pass that somebody else makes.
+
+    :param batches: like :class:`~.trace.Batch`, of which only ``valid``, ``streams[following]``, ``middles[layer]`` and
+        ``attention_calls[layer]`` are looked at; all of them are fitted.
+    :param streams: before the block in the model pruned so far; they are moved past it.
+    """
+    state = _State(list(batches), list(streams), len(batches), before, after, mend=True)
+    return _cut_block(state, block, layer, following)
+
+
+def _cut_block(state: "_State", block: Block, layer: int, following: int) -> BlockCut:
+    heads, output = _cut_attention(state, block, layer)
+    channels, down = _cut_mlp(state, block, following)
+    groups = tuple(sorted({head // state.before.heads_per_group for head in heads.kept}))
+    return BlockCut(
+        layer, groups, heads.kept, channels.kept, output, down,
+        heads.importance, channels.importance, state.error(following),
+    )  # fmt: skip
+
+
+def first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:
     """The first block that a cut touches: where only layers go, the one before the first of them."""
     if after.layer_weights != before.layer_weights:
         return 0

@@ -20,6 +20,33 @@ BATCH_TOKENS: Final = 2048
 
 
 @dataclass(frozen=True)
+class CalibrationBatch:
+    """Rows of like length that pass through a model side by side.
+
+    :param order: int64 [rows], which rows of the text these are.
+    :param ids: int64 [rows, window], padded on the right.
+    :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
+    :param valid: bool [rows, window], false on padding.
+    """
+
+    order: Tensor
+    ids: Tensor
+    counted: Tensor
+    valid: Tensor
+
+
+def calibration_batches(rows: "Rows") -> list[CalibrationBatch]:
+    """Put rows of like length together, so that little is computed for padding."""
+    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
+    batches = []
+    for some in torch.split(rows.lengths.argsort(descending=True, stable=True), step):
+        width = int(rows.lengths[some].max())
+        valid = torch.arange(width)[None] < rows.lengths[some][:, None]
+        batches.append(CalibrationBatch(some, rows.ids[some, :width], rows.counted[some, : width - 1], valid))
+    return batches
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some calibration rows and the dense model's residual stream on them.
 
@@ -61,12 +88,8 @@ def batches_of(decoder: Decoder, rows: "Rows") -> Iterator[tuple[Tensor, Tensor,
     vocabulary = decoder.model.get_input_embeddings().weight.shape[0]
     if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
         raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
-    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
-    # Rows of like length together, so that little is computed for padding.
-    for some in torch.split(rows.lengths.argsort(descending=True, stable=True), step):
-        width = int(rows.lengths[some].max())
-        valid = torch.arange(width)[None] < rows.lengths[some][:, None]
-        yield rows.ids[some, :width], rows.counted[some, : width - 1], valid
+    for batch in calibration_batches(rows):
+        yield batch.ids, batch.counted, batch.valid
 
 
 @torch.no_grad()

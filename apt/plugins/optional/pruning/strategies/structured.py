@@ -1,6 +1,7 @@
 """Structured pruning: whole layers, KV groups with their query heads and ff channels go; the rest is fitted again."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,12 +17,13 @@ from apt.plugins.optional.pruning.plans import Budget, Sizes, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
 from apt.plugins.optional.pruning.refit import refit
 from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
-from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.surgery import build
 from apt.plugins.optional.pruning.trace import trace
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
+    from apt.plugins.optional.pruning.streamed_cuts import CutPlan
 
 #: With full effort so many of the best plans are refitted before one is chosen.
 _REFITTED: Final = 2
@@ -68,6 +70,22 @@ class StructuredStrategy:
             blocks = tuple(replace(b, stream_error=e) for b, e in zip(cut.blocks, errors, strict=True))
             cut = replace(cut, blocks=blocks)
         return _pruned(model, cut, tuple(_told(trial, trial is best) for trial in trials))
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> "CutPlan":
+        """Return the plan of a cut layer by layer: all layers stay, and nothing is searched.
+
+        :raises UnsupportedError: for an effort that needs the whole model, or a goal that no such plan meets.
+        """
+        from apt.plugins.optional.pruning.streamed_cuts import CutPlan
+
+        architecture = checkpoint.architecture
+        check_family(architecture)
+        before = sizes_of(architecture, checkpoint.config)
+        budget = checkpoint_budget(goal, checkpoint, before)
+        after = even_plan(before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden)
+        return CutPlan.of(checkpoint, after, effort=effort)
 
 
 def _light(task: Task, decoder: Decoder, before: Sizes, budget: Budget) -> Pruned:
