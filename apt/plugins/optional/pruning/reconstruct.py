@@ -149,6 +149,30 @@ def _cut_block(state: "_State", block: Block, layer: int, following: int) -> Blo
     )  # fmt: skip
 
 
+@torch.no_grad()
+def layer_loss(decoder: Decoder, calibration: Calibration, before: Sizes, after: Sizes, layer: int) -> float:
+    """Return the loss when one layer alone is cut to the sizes ``after`` and mended; all others stay dense.
+
+    The MLP is mended also where only attention is cut, as in a whole pass.
+    """
+    batches = calibration.batches
+    streams = [batch.streams[layer].clone() for batch in batches]
+    state = _State(batches, streams, len(calibration.fitted), before, after, mend=True)
+    block = decoder.blocks[layer]
+    if after.attention_weights != before.attention_weights:
+        _cut_attention(state, block, layer)
+    else:
+        state.streams = [batch.middles[layer].clone() for batch in batches]
+    _cut_mlp(state, block, layer + 1)
+    first = state.fitted if calibration.held_back else 0
+    streams = state.streams[first:]
+    for following in range(layer + 1, before.layers):
+        module = decoder.blocks[following].layer
+        calls = [batch.attention_calls[following] for batch in batches[first:]]
+        streams = [module(stream, **call) for stream, call in zip(streams, calls, strict=True)]
+    return mean_loss(decoder, batches[first:], streams)
+
+
 def first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:
     """The first block that a cut touches: where only layers go, the one before the first of them."""
     if after.layer_weights != before.layer_weights:

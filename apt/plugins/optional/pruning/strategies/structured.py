@@ -17,6 +17,7 @@ from apt.plugins.optional.pruning.plans import Budget, Sizes, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
 from apt.plugins.optional.pruning.refit import refit
 from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
+from apt.plugins.optional.pruning.sensitivity import Table, table_path
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.surgery import build
 from apt.plugins.optional.pruning.trace import trace
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from apt.plugins.optional.pruning.streamed_cuts import CutPlan
 
 #: With full effort so many of the best plans are refitted before one is chosen.
-_REFITTED: Final = 2
+_REFITTED: Final = 3
+
+#: Steps of the refit of a plan that is only weighed.
+_TRIAL_STEPS: Final = 15
 
 
 class StructuredStrategy:
@@ -57,7 +61,8 @@ class StructuredStrategy:
         candidates = legal_shapes(before, budget, task.goal, heads_divide_hidden=task.architecture.heads_divide_hidden)
         batches = trace(decoder, task.rows)
         try:
-            trials = search(decoder, searching_part(batches), before, candidates)
+            table = Table(table_path(task.model, task.rows))
+            trials = search(decoder, searching_part(batches), before, candidates, table)
             if task.effort == "full":
                 trials = _refit_best(task, decoder, searching_part(batches), before, trials)
             best = trials[0]
@@ -121,7 +126,7 @@ def _refit_best(
     for trial in trials[:_REFITTED]:
         cut = reconstruct(decoder, calibration, before, trial.sizes, trial.dropped, measure=False).cut
         pruned = Decoder.of(build(task.model, task.architecture, cut), task.architecture)
-        streams = refit(pruned, cut, calibration.fitted, calibration.held_back).streams
+        streams = refit(pruned, cut, calibration.fitted, calibration.held_back, steps=_TRIAL_STEPS).streams
         first = len(calibration.fitted) if calibration.held_back else 0
         measured.append(replace(trial, loss=mean_loss(pruned, calibration.batches[first:], streams[first:])))
     return [*sorted(measured, key=lambda trial: trial.loss), *trials[_REFITTED:]]
