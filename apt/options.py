@@ -60,5 +60,8 @@ class Options(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "options"
-            raise UsageError(f"--{option} {first['input']}: {first['msg']}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:  # of several options together; the message names them
+                raise UsageError(message) from None
+            option = str(first["loc"][0]).replace("_", "-")
+            raise UsageError(f"--{option} {first['input']}: {message}") from None

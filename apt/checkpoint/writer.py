@@ -118,6 +118,14 @@ class CheckpointWriter:
                     raise BadInputError(f"tensor {name!r} of {len(payload)} bytes where {spec.name!r} was announced")
                 stream.write(payload)
 
+    def write_model(self, model: "PreTrainedModel", parent: Checkpoint) -> None:
+        """Write a model in memory, in its dtype, with the parent's tokenizer and other side files."""
+        from apt.checkpoint.loading import quiet_transformers
+
+        with quiet_transformers():
+            model.save_pretrained(self.directory)
+        self.copy_side_files(parent)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file beside the weights."""
         text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
@@ -199,11 +207,7 @@ def save_model(
 
     :raises TargetExistsError: when the target exists and ``overwrite`` is false.
     """
-    from apt.checkpoint.loading import quiet_transformers
-
     with CheckpointWriter(target, operation=operation, parent=parent, options=options, overwrite=overwrite) as writer:
-        with quiet_transformers():
-            model.save_pretrained(writer.directory)
-        writer.copy_side_files(parent)
+        writer.write_model(model, parent)
         writer.metrics.update(metrics)
     return Checkpoint.open(target)

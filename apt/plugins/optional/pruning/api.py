@@ -18,7 +18,7 @@ from apt.store import model_path, resolve
 
 
 def prune_reference(
-    model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str, overwrite: bool
+    model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str | None, overwrite: bool
 ) -> PruneResult:
     """Prune a checkpoint; see :func:`apt.plugins.optional.pruning.operation.prune`."""
     target = Path(output) if output else model_path(f"{resolve(model).name}-pruned-{round(100 * ratio)}")
