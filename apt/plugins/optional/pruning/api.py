@@ -10,6 +10,7 @@ from apt.checkpoint.architecture import descriptor
 from apt.evaluation.sampling import sample_rows, start_token
 from apt.evaluation.texts import DEFAULT_WINDOW, SAMPLED_ROWS, rows_from_ids
 from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.measure import cast_weights
 from apt.plugins.optional.pruning.operation import find_strategy, prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
@@ -47,4 +48,4 @@ def prune_in_memory(model: Any, ratio: float, strategy: str) -> Any:
         pruned = find_strategy(strategy).prune(Task(dense, architecture, Goal(ratio=ratio), rows))
     finally:
         dense.train(training)
-    return pruned.model.to(model.dtype)
+    return cast_weights(pruned.model, model.dtype)

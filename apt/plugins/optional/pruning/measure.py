@@ -13,6 +13,7 @@ from apt.evaluation.statistics import Estimate, paired_ratio
 from apt.evaluation.texts import Rows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 #: Tokens that a written checkpoint is asked again.
@@ -52,6 +53,16 @@ def text_figures(dense: Any, pruned: Any, rows: Rows) -> TextFigures:
         ratio=paired_ratio(before.nll, after.nll, before.tokens, sources=sources),
         test=paired_test(before.nll, after.nll, before.tokens, sources=sources),
     )
+
+
+def cast_weights(model: Any, dtype: "torch.dtype") -> Any:
+    """Cast a model's parameters in place, as loading it in ``dtype`` does, and return it.
+
+    Buffers are left alone: the frequencies of positions stay in float32, which ``model.to(dtype)`` would round.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def nonzero_parameters(checkpoint: Checkpoint) -> int:

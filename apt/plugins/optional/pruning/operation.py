@@ -13,7 +13,13 @@ from apt.evaluation.checking import check_text_ref
 from apt.evaluation.memory import peak_rss_bytes
 from apt.evaluation.speed import compare_speed
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.measure import logit_difference, nonzero_parameters, probe_logits, text_figures
+from apt.plugins.optional.pruning.measure import (
+    cast_weights,
+    logit_difference,
+    nonzero_parameters,
+    probe_logits,
+    text_figures,
+)
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.strategies.base import Pruned, Strategy, Task
@@ -158,9 +164,11 @@ def _written(
     options: PruneOptions, checkpoint: Checkpoint, goal: Goal, dense: Any, pruned: Pruned, texts: Texts, begun: _Begun
 ) -> PruneResult:
     """Measure the weights as they will be stored, write them, read them again before they appear, and tell."""
+    from apt.training.output import round_weights
+
     stored = checkpoint.stored_dtype
-    model = pruned.model.to(stored).float()  # rounded to what is stored, computed in float32
-    pruned = replace(pruned, model=None)
+    model, pruned = pruned.model, replace(pruned, model=None)
+    round_weights(model, stored)
     calibration = text_figures(dense, model, texts.calibration)
     heldout = text_figures(dense, model, texts.heldout)
     logits = probe_logits(model, texts.heldout)
@@ -168,12 +176,12 @@ def _written(
         options.output, operation="prune", parent=checkpoint, options=options.model_dump(mode="json"),
         overwrite=options.overwrite,
     ) as writer:  # fmt: skip
-        writer.write_model(model.to(stored), checkpoint)
+        writer.write_model(cast_weights(model, stored), checkpoint)
         del model
         written = Checkpoint.open(writer.directory)
         again: Any = written.load(dtype=_float32())
         apart = logit_difference(logits, again, texts.heldout)
-        speed = compare_speed(dense.to(stored), again.to(stored)) if options.speed else None
+        speed = compare_speed(cast_weights(dense, stored), cast_weights(again, stored)) if options.speed else None
         result = PruneResult(
             path=options.output,
             model=checkpoint.name,
