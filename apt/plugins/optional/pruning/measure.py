@@ -1,5 +1,6 @@
-"""What a cut did, measured: likelihoods of texts, values that are not zero, the written files read again, speed."""
+"""What a cut did, measured: likelihoods of texts, values that are not zero, the written files read again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -8,7 +9,7 @@ from apt.console.errors import CheckFailedError
 from apt.console.progress import progress
 from apt.evaluation.forward import evaluating
 from apt.evaluation.paired import PairedTest, paired_test
-from apt.evaluation.scoring import perplexity, score_together
+from apt.evaluation.scoring import RowScores, perplexity
 from apt.evaluation.statistics import Estimate, paired_ratio
 from apt.evaluation.texts import Rows
 
@@ -24,7 +25,7 @@ _LOGIT_TOLERANCE: Final = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class TextFigures:
-    """A text before and after the cut, row by row the same tokens.
+    """A text before and after, row by row the same tokens.
 
     :param kind: ``agreement`` where the text was sampled from a model: how well the model is still imitated.
     :param ratio: perplexity after over before.
@@ -39,30 +40,25 @@ class TextFigures:
     ratio: Estimate
     test: PairedTest
 
+    @classmethod
+    def of(cls, rows: Rows, scores: Sequence[RowScores]) -> "TextFigures":
+        """Return the figures of two models' scores on the same rows, before and after."""
+        before, after = scores
+        sources = rows.clusters
+        return cls(
+            source=rows.source,
+            kind="agreement" if rows.sampled else "quality",
+            tokens=rows.tokens,
+            perplexity_before=perplexity(before, sources),
+            perplexity_after=perplexity(after, sources),
+            ratio=paired_ratio(before.nll, after.nll, before.tokens, sources=sources),
+            test=paired_test(before.nll, after.nll, before.tokens, sources=sources),
+        )
 
-def text_figures(dense: Any, pruned: Any, rows: Rows) -> TextFigures:
-    """Score both models in one pass over the rows."""
-    before, after = score_together([dense, pruned], rows)[0]
-    sources = rows.clusters
-    return TextFigures(
-        source=rows.source,
-        kind="agreement" if rows.sampled else "quality",
-        tokens=rows.tokens,
-        perplexity_before=perplexity(before, sources),
-        perplexity_after=perplexity(after, sources),
-        ratio=paired_ratio(before.nll, after.nll, before.tokens, sources=sources),
-        test=paired_test(before.nll, after.nll, before.tokens, sources=sources),
-    )
 
-
-def cast_weights(model: Any, dtype: "torch.dtype") -> Any:
-    """Cast a model's parameters in place, as loading it in ``dtype`` does, and return it.
-
-    Buffers are left alone: the frequencies of positions stay in float32, which ``model.to(dtype)`` would round.
-    """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
+def gap_nats(heldout: TextFigures, calibration: TextFigures) -> float:
+    """Rise of the loss per token on held-out text, less that on the calibration text."""
+    return heldout.test.difference.value - calibration.test.difference.value
 
 
 def nonzero_parameters(checkpoint: Checkpoint) -> int:
@@ -94,3 +90,13 @@ def logit_difference(wanted: "Tensor", model: Any, rows: Rows) -> float:
     if not apart <= _LOGIT_TOLERANCE * max(1.0, float(wanted.abs().max())):
         raise CheckFailedError(f"the written checkpoint computes other logits than the cut model: {apart:.3g} apart")
     return apart
+
+
+def cast_weights(model: Any, dtype: "torch.dtype") -> Any:
+    """Cast a model's parameters in place, as loading it in ``dtype`` does, and return it.
+
+    Buffers are left alone: the frequencies of positions stay in float32, which ``model.to(dtype)`` would round.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
