@@ -42,6 +42,19 @@ class TensorSpec:
         return (bits + 7) // 8
 
 
+def safetensors_head(specs: Sequence[TensorSpec]) -> bytes:
+    """Return what stands before the data of a safetensors file: the length of the header, and the header."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for spec in specs:
+        end = position + spec.size_bytes
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [position, end]}
+        position = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
 class CheckpointWriter:
     """Write a checkpoint into a hidden sibling of ``target`` that becomes ``target`` on a clean exit.
 
@@ -103,16 +116,8 @@ class CheckpointWriter:
 
         :raises BadInputError: when ``data`` does not match ``specs``.
         """
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        position = 0
-        for spec in specs:
-            end = position + spec.size_bytes
-            header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [position, end]}
-            position = end
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
         with (self.directory / filename).open("xb") as stream:
-            stream.write(len(raw).to_bytes(8, "little") + raw)
+            stream.write(safetensors_head(specs))
             for spec, (name, payload) in zip(specs, data, strict=True):
                 if name != spec.name or len(payload) != spec.size_bytes:
                     raise BadInputError(f"tensor {name!r} of {len(payload)} bytes where {spec.name!r} was announced")
@@ -125,6 +130,13 @@ class CheckpointWriter:
         with quiet_transformers():
             model.save_pretrained(self.directory)
         self.copy_side_files(parent)
+
+    def adopt(self, path: Path) -> None:
+        """Give a finished file beside the target a second name in the checkpoint; where that cannot be, copy it."""
+        try:
+            os.link(path, self.directory / path.name)
+        except OSError:
+            shutil.copyfile(path, self.directory / path.name)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file beside the weights."""
