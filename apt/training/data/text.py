@@ -69,7 +69,9 @@ def text(options: TextOptions, resources: Resources) -> TokenRows:
     if options.path == _OF_TEACHER:
         return _of_teacher(options, window, resources)
     if options.path not in ("embedded", "self") and Path(options.path).suffix not in (".txt", ".jsonl", ".npz"):
-        raise UsageError(f"{options.path}: unknown kind of text", hint="embedded, self, teacher, or a .txt, .jsonl or .npz file")
+        raise UsageError(
+            f"{options.path}: unknown kind of text", hint="embedded, self, teacher, or a .txt, .jsonl or .npz file"
+        )
     rows = load_rows(
         options.path, split=options.split, checkpoint=_Reader(resources.model, resources.tokenizer),
         window=options.window, max_rows=options.max_rows, model=resources.model,
