@@ -16,7 +16,7 @@ from apt.console.errors import UsageError
 class Input:
     """The field names something that the operation reads."""
 
-    what: Literal["model", "text", "file"]
+    what: Literal["model", "text", "file", "config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ TextRef = Annotated[
 ]
 #: Any other file that is read.
 FileRef = Annotated[Path, Input("file"), Field(description="A file that is read.")]
+#: A training config: a YAML file, or the name of a shipped one.
+ConfigRef = Annotated[str, Input("config"), Field(description="A YAML file, or the name of a shipped config.")]
 #: What the operation writes.
 OutputPath = Annotated[Path, Output(), Field(description="What is written: it appears whole or not at all.")]
 #: Whether an output that exists is replaced.

@@ -1,9 +1,11 @@
 """Making the cut: a strategy's model is measured, written aside, read again, and only then appears."""
 
+import shutil
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -27,11 +29,21 @@ from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanTrial, Ta
 from apt.plugins.optional.pruning.texts import Texts, load_texts
 from apt.training.output import round_weights
 
+#: Where a strategy that lasts keeps its state, in the work directory.
+_STRATEGY: Final = "strategy"
 #: What the lineage keeps of a result.
-_KEPT = (
+_KEPT: Final = (
     "strategy", "plan", "goal", "removed_share", "parameters_after", "nonzero_after", "heldout", "calibration",
     "gap_nats", "speed", "max_logit_difference",
 )  # fmt: skip
+
+
+class Cutter(Protocol):
+    """What makes a cut and writes it."""
+
+    def __call__(self, run: Run, target: Path, *, speed: bool) -> PruneResult:
+        """Write the cut to ``target``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,10 +85,19 @@ def cut(run: Run, target: Path, *, speed: bool) -> PruneResult:
         apart = logit_difference(logits, again, texts.heldout)
         result = told(
             run, target, written, made, calibration, heldout,
-            speed=compared(run, dense, again) if speed else None, max_logit_difference=apart,
+            speed=compared(run, dense, again) if speed else None, speed_skipped="" if speed else "--no-speed",
+            max_logit_difference=apart,
         )  # fmt: skip
-        writer.metrics.update({name: to_jsonable(getattr(result, name)) for name in _KEPT})
+        keep(result, writer)
+    shutil.rmtree(run.work_dir / _STRATEGY, ignore_errors=True)
+    with suppress(OSError):  # it may hold what is still needed
+        run.work_dir.rmdir()
     return result
+
+
+def keep(result: PruneResult, writer: CheckpointWriter) -> None:
+    """Put the figures of a result into the lineage."""
+    writer.metrics.update({name: to_jsonable(getattr(result, name)) for name in _KEPT})
 
 
 def _strategy(run: Run, dense: Any, texts: Texts) -> tuple[Any, Made]:
@@ -85,7 +106,7 @@ def _strategy(run: Run, dense: Any, texts: Texts) -> tuple[Any, Made]:
     pruned = run.strategy.prune(
         Task(
             dense, run.checkpoint.architecture, run.goal, texts.calibration, options.effort, options.seed,
-            run.settings, run.work_dir / "strategy",
+            run.settings, run.work_dir / _STRATEGY,
         )
     )  # fmt: skip
     return pruned.model, Made(pruned.plan, pruned.removed_share, pruned.smaller, pruned.layers, pruned.trials)

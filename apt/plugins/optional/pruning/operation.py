@@ -1,11 +1,14 @@
 """The operation ``prune``: a checkpoint in, a smaller stock checkpoint out, with the figures that prove it."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
 from apt.plugins.optional.pruning.texts import text_of
+
+if TYPE_CHECKING:
+    from apt.plugins.optional.pruning.cutting import Cutter
 
 #: Bytes of a value in memory: everything is computed in float32.
 _VALUE_BYTES: Final = 4
@@ -19,9 +22,23 @@ def prune(options: PruneOptions) -> PruneResult:
     :raises CheckFailedError: when what was written does not compute what was cut; nothing is left then.
     """
     run = Run.open(options)
+    cutter = _cutter(options)
+    if options.recover is None:
+        return cutter(run, options.output, speed=options.speed)
+    from apt.plugins.optional.pruning.recovering import cut_and_recover
+
+    return cut_and_recover(run, cutter)
+
+
+def _cutter(options: PruneOptions) -> "Cutter":
+    """Return what makes the cut: in memory, or layer by layer. Only here is torch imported."""
+    if options.stream:
+        from apt.plugins.optional.pruning.streaming import cut_streamed
+
+        return cut_streamed
     from apt.plugins.optional.pruning.cutting import cut
 
-    return cut(run, options.output)
+    return cut
 
 
 def preview(options: PruneOptions) -> PrunePreview:

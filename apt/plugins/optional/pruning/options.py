@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from apt.console.errors import UsageError
 from apt.console.units import parse_bytes, parse_count, parse_share
-from apt.options import ModelRef, Options, OutputPath, Overwrite, TextRef
+from apt.options import ConfigRef, ModelRef, Options, OutputPath, Overwrite, TextRef
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 
 if TYPE_CHECKING:
@@ -70,8 +70,10 @@ class PruneOptions(Options):
     settings: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="The strategy's own settings by name."
     )
-    recover: str | None = Field(
-        default=None, description="A training config to recover the model with, the dense one being its teacher."
+    recover: ConfigRef | None = Field(
+        default=None,
+        description="Then train the cut model on the dense one's predictions: a training config, or the name of a "
+        "shipped one such as kd.",
     )
     stream: bool = Field(
         default=False, description="Layer by layer from the files: one layer and its activations in memory."

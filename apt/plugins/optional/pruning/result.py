@@ -7,6 +7,7 @@ from apt.console.table import Table
 from apt.console.units import format_bytes
 from apt.evaluation.speed import SpeedComparison
 from apt.plugins.optional.pruning.measure import TextFigures
+from apt.plugins.optional.pruning.recovery_result import RecoveryResult
 from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial
 
 
@@ -23,6 +24,8 @@ class PruneResult:
     :param heldout: a text that was not fitted on.
     :param gap_nats: rise of the loss per token on the held-out text, less that on the calibration text: what of the
         fit does not carry over.
+    :param heldout_cut: the held-out text after the cut and before a recovery; ``recovery`` tells of that. All other
+        figures are then of what was recovered.
     :param speed: the dense model's and the cut one's, measured in turn in their stored dtype; ``None`` where it was
         not, and ``speed_skipped`` says why.
     :param max_logit_difference: of the written checkpoint, loaded again, from the model in memory; ``None`` where it
@@ -46,18 +49,20 @@ class PruneResult:
     nonzero_after: int
     size_bytes_before: int
     size_bytes_after: int
-    calibration: TextFigures | None
-    heldout: TextFigures | None
-    gap_nats: float | None
-    speed: SpeedComparison | None
-    speed_skipped: str
-    max_logit_difference: float | None
-    reload_skipped: str
+    calibration: TextFigures
+    heldout: TextFigures
+    gap_nats: float
     layers: tuple[LayerCut, ...]
     trials: tuple[PlanTrial, ...]
     peak_rss_bytes: int
     cpu_seconds: float
     seconds: float
+    speed: SpeedComparison | None = None
+    speed_skipped: str = ""
+    max_logit_difference: float | None = None
+    reload_skipped: str = ""
+    heldout_cut: TextFigures | None = None
+    recovery: RecoveryResult | None = None
 
     @property
     def effect(self) -> str:
@@ -69,7 +74,8 @@ class PruneResult:
 
     def tables(self) -> list[Table]:
         """Return the figures before and after, how they were found, the cut map and the plans that were weighed."""
-        found = (self._figures(), self._evidence(), self._cut_map(), self._trials())
+        recovery = self.recovery.tables() if self.recovery is not None else []
+        found = (self._figures(), self._evidence(), *recovery, self._cut_map(), self._trials())
         return [table for table in found if table.rows]
 
     def _figures(self) -> Table:
@@ -95,16 +101,15 @@ class PruneResult:
         return Table(title, ("", "before", "after", "after ÷ before [95 %]"), rows)
 
     def _evidence(self) -> Table:
-        rows = [["asked", self.goal]]
-        if self.heldout is not None:
-            text, test = self.heldout, self.heldout.test
-            how = "sampled text: agreement with its model" if text.kind == "agreement" else "text"
-            rows.append(["held out", f"{text.source}, {text.tokens:,} tokens of {how}"])
-            rows.append(["loss rises by", f"{test.difference.format(4)} nats per token, p {test.p:.2g}"])
-        if self.calibration is not None:
-            rows.append(["fitted on", f"{self.calibration.source}, {self.calibration.tokens:,} tokens"])
-        if self.gap_nats is not None:
-            rows.append(["gap", f"{self.gap_nats:+.4f} nats per token more on held-out text than on what was fitted"])
+        text, test = self.heldout, self.heldout.test
+        how = "text sampled from a model: agreement with it" if text.kind == "agreement" else "text"
+        rows = [
+            ["asked", self.goal],
+            ["held out", f"{text.source}, {text.tokens:,} tokens of {how}"],
+            ["loss rises by", f"{test.difference.format(4)} nats per token, p {test.p:.2g}"],
+            ["fitted on", f"{self.calibration.source}, {self.calibration.tokens:,} tokens"],
+            ["gap", f"{self.gap_nats:+.4f} nats per token more on held-out text than on what was fitted"],
+        ]
         if self.speed is not None:
             s = self.speed.second
             rows.append(

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from apt.checkpoint.atomic import check_target
@@ -36,6 +37,12 @@ class Run:
     plans: tuple[PlanPreview, ...]
     began: float = field(default_factory=time.monotonic)
     began_cpu: float = field(default_factory=time.process_time)
+
+    @property
+    def work_dir(self) -> Path:
+        """Where state is kept that a call after a kill goes on from: hidden, beside the output."""
+        output = self.options.output.absolute()
+        return output.with_name(f".{output.name}.run")
 
     @classmethod
     def open(cls, options: PruneOptions) -> "Run":

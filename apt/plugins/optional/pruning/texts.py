@@ -22,7 +22,7 @@ def text_of(options: PruneOptions, checkpoint: Checkpoint) -> str:
     """Return the reference of the calibration text, with the default filled in."""
     if options.calibration is not None:
         return options.calibration
-    return "embedded" if checkpoint.path == store.embedded_path() else "self"
+    return "embedded" if options.stream or checkpoint.path == store.embedded_path() else "self"
 
 
 def load_texts(options: PruneOptions, checkpoint: Checkpoint, model: Any = None) -> Texts:
@@ -41,6 +41,20 @@ def load_texts(options: PruneOptions, checkpoint: Checkpoint, model: Any = None)
         _rows(text, "calibration", checkpoint, options.tokens, None, model),
         _rows(heldout, "heldout", checkpoint, options.tokens, options.heldout_rows, model),
     )
+
+
+def training_text(options: PruneOptions, checkpoint: Checkpoint, directory: Path) -> str:
+    """Return a text to train on that holds none of the rows that are measured on.
+
+    :param directory: where the rows before the held-out ones are put down, for a file that is cut in two.
+    """
+    text = text_of(options, checkpoint)
+    if has_split(text, "heldout") or (options.heldout is not None and options.heldout != text):
+        return text
+    path = directory / "text.npz"
+    whole = load_rows(text, split="calibration", checkpoint=checkpoint)
+    save_rows({"train": hold_out(whole, options.heldout_rows)[0]}, path, overwrite=True)
+    return str(path)
 
 
 def _rows(text: str, split: Split, checkpoint: Checkpoint, tokens: int, most: int | None, model: Any) -> Rows:

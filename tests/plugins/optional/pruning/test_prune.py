@@ -14,8 +14,9 @@ from apt.console.output import to_jsonable
 from apt.evaluation.texts import rows_from_ids, save_rows
 from apt.plugins.optional.pruning import ModelPruningPlugin
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.operation import find_strategy, preview, prune
+from apt.plugins.optional.pruning.operation import preview, prune
 from apt.plugins.optional.pruning.options import PruneOptions
+from apt.plugins.optional.pruning.run import find_strategy
 
 
 @pytest.fixture
