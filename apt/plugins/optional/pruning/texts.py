@@ -1,12 +1,13 @@
 """The rows of a pruning: what is fitted on, and what is measured on and never fitted on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from apt import store
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.splits import has_split, hold_out
-from apt.evaluation.texts import Rows, Split, load_rows, window_of
+from apt.evaluation.texts import Rows, Split, load_rows, save_rows, window_of
 from apt.plugins.optional.pruning.options import PruneOptions
 
 
