@@ -36,6 +36,16 @@ class ModelPruningPlugin(Plugin):
             "strategy", "magnitude", f"{_ROOM}.strategies.magnitude:MagnitudeStrategy",
             summary="zeroes the smallest weights: same size, same speed",
         )  # fmt: skip
+        registry.add_component(
+            "strategy", "lottery", f"{_ROOM}.strategies.lottery:LotteryStrategy",
+            f"{_ROOM}.strategies.lottery:LotterySettings",
+            "trains, zeroes the smallest weights, rewinds the others, and again: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "dynamic", f"{_ROOM}.strategies.dynamic:DynamicStrategy",
+            f"{_ROOM}.strategies.dynamic:DynamicSettings",
+            "zeroes more and more weights while it trains: same size, same speed",
+        )  # fmt: skip
 
     def prune_model(
         self,
