@@ -54,7 +54,7 @@ class ModelPruningPlugin(Plugin):
         strategy: str = "structured",
         *,
         output: "Path | str | None" = None,
-        calibration: str = "self",
+        calibration: str | None = None,
         overwrite: bool = False,
     ) -> Any:
         """Prune a model.

@@ -10,15 +10,17 @@ from apt.checkpoint.architecture import descriptor
 from apt.evaluation.sampling import sample_rows, start_token
 from apt.evaluation.texts import DEFAULT_WINDOW, SAMPLED_ROWS, rows_from_ids
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.operation import find_strategy, prune
+from apt.plugins.optional.pruning.measure import cast_weights
+from apt.plugins.optional.pruning.operation import prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
+from apt.plugins.optional.pruning.run import find_strategy
 from apt.plugins.optional.pruning.strategies.base import Task
 from apt.store import model_path, resolve
 
 
 def prune_reference(
-    model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str, overwrite: bool
+    model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str | None, overwrite: bool
 ) -> PruneResult:
     """Prune a checkpoint; see :func:`apt.plugins.optional.pruning.operation.prune`."""
     target = Path(output) if output else model_path(f"{resolve(model).name}-pruned-{round(100 * ratio)}")
@@ -47,4 +49,4 @@ def prune_in_memory(model: Any, ratio: float, strategy: str) -> Any:
         pruned = find_strategy(strategy).prune(Task(dense, architecture, Goal(ratio=ratio), rows))
     finally:
         dense.train(training)
-    return pruned.model.to(model.dtype)
+    return cast_weights(pruned.model, model.dtype)

@@ -212,8 +212,8 @@ def _ff_plan(cut: _Cut, ratio: float) -> _Plan | None:
             return changes, {width: left}, modules, share
     most = (width - alignment(width)) * channel / cut.weights
     raise UnsupportedError(
-        f"{ratio:.1%} cannot be cut from {type(cut.model).__name__}: its feed-forward layers, which alone are cut, give "
-        f"{channel * alignment(width) / cut.weights:.1%} to {most:.1%}",
+        f"{ratio:.1%} cannot be cut from {type(cut.model).__name__}: its feed-forward layers, which alone are "
+        f"cut, give {channel * alignment(width) / cut.weights:.1%} to {most:.1%}",
         hint="another --ratio",
     )
 
@@ -239,7 +239,7 @@ def _channel_plan(cut: _Cut, ratio: float) -> _Plan | None:
             for m in layers
         )
         shares[part] = 1.0 - left / cut.weights
-    fitting = {p: s for p, s in shares.items() if -SLACK <= s - ratio}
+    fitting = {p: s for p, s in shares.items() if s - ratio >= -SLACK}
     part = max(fitting, default=0)
     if not part or fitting[part] - ratio > 2 * TOLERANCE:
         near = sorted(shares.values(), key=lambda s: abs(s - ratio))[:3]

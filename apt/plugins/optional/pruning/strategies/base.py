@@ -6,7 +6,7 @@ A plugin adds one with ``registry.add_component("strategy", "my-strategy", "my_p
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.goals import Goal
@@ -14,6 +14,7 @@ from apt.plugins.optional.pruning.goals import Goal
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
+    from apt.plugins.optional.pruning.streamed import StreamPlan
 
 #: ``light``: a forward-only metric, no refit; ``fast``: least squares; ``full``: whole blocks are refitted.
 Effort = Literal["light", "fast", "full"]
@@ -120,4 +121,18 @@ class Strategy(Protocol):
 
     def prune(self, task: Task) -> Pruned:
         """Make the cut, deterministically."""
+        ...
+
+
+@runtime_checkable
+class StreamingStrategy(Protocol):
+    """What a strategy has besides when it can work layer by layer from the files (``--stream``)."""
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> "StreamPlan":
+        """Return what is to become of a checkpoint whose preview was accepted; only headers are read.
+
+        :raises UnsupportedError: for an effort or a goal that needs the whole model.
+        """
         ...
