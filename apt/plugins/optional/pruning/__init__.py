@@ -18,6 +18,7 @@ class ModelPruningPlugin(Plugin):
     author = "The apt_model authors"
     description = "remove layers, heads and ff channels and mend the rest, without training"
     required_dependencies = ("torch>=2.6", "transformers>=5.0,<6")
+    optional_dependencies = ("torch-pruning>=1.6,<1.7",)
 
     def register_commands(self, registry: CommandRegistry) -> None:
         """Declare ``prune``."""
@@ -45,6 +46,11 @@ class ModelPruningPlugin(Plugin):
             "strategy", "dynamic", f"{_ROOM}.strategies.dynamic:DynamicStrategy",
             f"{_ROOM}.strategies.dynamic:DynamicSettings",
             "zeroes more and more weights while it trains: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "dependency-graph", f"{_ROOM}.strategies.dependency_graph:DependencyGraphStrategy",
+            f"{_ROOM}.strategies.dependency_graph:GraphSettings",
+            "ff widths and channels of encoders and vision models, by torch-pruning",
         )  # fmt: skip
 
     def prune_model(

@@ -8,6 +8,7 @@ stays is a model that its own class builds from its config, or nothing.
 """
 
 import copy
+import importlib
 import json
 import math
 import sys
@@ -41,7 +42,7 @@ def main() -> None:
     job = json.loads(path.read_text(encoding="utf-8"))
     try:
         with quiet_transformers():
-            told = {"done": _prune(job)}
+            told: dict[str, Any] = {"done": _prune(job)}
     except UnsupportedError as error:
         told = {"refused": error.message, "hint": error.hint}
     except Exception as error:  # of torch-pruning or of the model: told in one line by the parent
@@ -53,13 +54,12 @@ def main() -> None:
 
 def _prune(job: Mapping[str, Any]) -> dict[str, Any]:
     """Cut, rebuild, save, read again; :raises UnsupportedError: when any of it cannot be."""
-    import torch_pruning
-
+    library = importlib.import_module("torch_pruning")  # it has no types
     torch.manual_seed(job["seed"])
     model = _class_of(job["model"]).from_pretrained(job["model"], dtype=torch.float32, local_files_only=True).eval()
     dense_parameters = model.num_parameters()
     example = _example(model)
-    cut = _Cut(torch_pruning, model, example)
+    cut = _Cut(library, model, example)
     plan = _ff_plan(cut, job["ratio"]) or _channel_plan(cut, job["ratio"])
     if plan is None:
         raise UnsupportedError(
@@ -67,6 +67,11 @@ def _prune(job: Mapping[str, Any]) -> dict[str, Any]:
             hint=f"known: {', '.join((*_FF_KEYS, *_CHANNEL_KEYS))}",
         )
     changes, widths, modules, share = plan
+    told = {"removed_share": share, "parameters_before": dense_parameters, "class": type(model).__name__}
+    told["sizes"] = {key: [getattr(model.config, key), value] for key, value in changes.items()}
+    if job["output"] is None:
+        with torch.device("meta"):
+            return {**told, "parameters_after": _with(model, changes).num_parameters()}
     if job["importance"] == "taylor":
         _fisher_gradients(model, job)
     cut.make(modules, widths, job["importance"])
@@ -80,14 +85,7 @@ def _prune(job: Mapping[str, Any]) -> dict[str, Any]:
     apart = _apart(_outputs(again, example), _outputs(rebuilt.float(), example))
     if apart > _TOLERANCE:
         raise UnsupportedError(f"{type(model).__name__}: read again it computes something else: {apart:.3g} apart")
-    return {
-        "removed_share": share,
-        "sizes": {key: [getattr(model.config, key), value] for key, value in changes.items()},
-        "parameters_before": dense_parameters,
-        "parameters_after": again.num_parameters(),
-        "difference": apart,
-        "class": type(model).__name__,
-    }
+    return {**told, "parameters_after": again.num_parameters(), "difference": apart}
 
 
 def _class_of(path: str) -> Any:
@@ -159,7 +157,7 @@ class _Cut:
             found.append((dependency.target.module, self.graph.is_out_channel_pruning_fn(dependency.handler)))
         return found
 
-    def make(self, modules: list[nn.Module], widths: _Widths, importance: str) -> None:
+    def make(self, modules: list[Any], widths: _Widths, importance: str) -> None:
         """Cut the channels of least importance until every width is what it should be."""
         library = self.library
         kinds = {
@@ -179,7 +177,7 @@ class _Cut:
                 self.group(module, sorted(gone.tolist())).prune()
 
 
-_Plan = tuple[dict[str, Any], _Widths, list[nn.Module], float]
+_Plan = tuple[dict[str, Any], _Widths, list[Any], float]
 
 
 def _ff_plan(cut: _Cut, ratio: float) -> _Plan | None:
@@ -192,7 +190,7 @@ def _ff_plan(cut: _Cut, ratio: float) -> _Plan | None:
     hidden = getattr(config, "hidden_size", None) or getattr(config, "dim", None)
     if width == hidden:
         raise UnsupportedError(f"{key} equals the hidden size: the layers cannot be told apart by their width")
-    modules: list[nn.Module] = []
+    modules: list[Any] = []
     seen: set[nn.Module] = set()
     channel = 0
     for _, module in cut.layers():
@@ -253,12 +251,20 @@ def _channel_plan(cut: _Cut, ratio: float) -> _Plan | None:
     return changes, new, list(convolutions), shares[part]
 
 
-def _rebuilt(model: Any, changes: Mapping[str, Any]) -> Any:
-    """Return a new model of the same class, of a config with the new widths, with the cut model's tensors."""
+def _with(model: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a new model of the same class, of a config with the new widths."""
     config = copy.deepcopy(model.config)
     for key, value in changes.items():
         setattr(config, key, value)
-    fresh = type(model)(config)
+    return type(model)(config)
+
+
+def _rebuilt(model: Any, changes: Mapping[str, Any]) -> Any:
+    """Return such a model with the cut model's tensors.
+
+    :raises UnsupportedError: when a tensor has not the shape that the config asks for.
+    """
+    fresh = _with(model, changes)
     shapes = {n: tuple(t.shape) for n, t in fresh.state_dict().items()}
     for name, tensor in model.state_dict().items():
         if shapes.get(name) != tuple(tensor.shape):

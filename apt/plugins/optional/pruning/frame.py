@@ -78,7 +78,9 @@ class Frame:
         :raises BadInputError: when an id lies outside the model's vocabulary.
         """
         if int(ids.min()) < 0 or int(ids.max()) >= self._vocabulary:
-            raise BadInputError(f"the text {source!r} has token ids outside the model's vocabulary of {self._vocabulary}")
+            raise BadInputError(
+                f"the text {source!r} has token ids outside the model's vocabulary of {self._vocabulary}"
+            )
         if self._gather is not None:
             known, ids = ids.unique(return_inverse=True)
             embedding = self._model.get_input_embeddings()

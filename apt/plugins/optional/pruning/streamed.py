@@ -204,9 +204,7 @@ class _Layout:
 
 def _entries(frame: Frame, texts: "Sequence[Rows]", batches: Sequence[Sequence[CalibrationBatch]]) -> list[Entry]:
     return [
-        frame.enter(batch.ids, source=rows.source)
-        for rows, some in zip(texts, batches, strict=True)
-        for batch in some
+        frame.enter(batch.ids, source=rows.source) for rows, some in zip(texts, batches, strict=True) for batch in some
     ]
 
 
@@ -222,9 +220,7 @@ def _scores(
         part = slice(first, first + len(some))
         first += len(some)
         tokens = rows.counted.sum(dim=1).numpy()
-        before, after = (
-            RowScores(frame.row_nats(some, _Part(both, part)).numpy(), tokens) for both in streams
-        )
+        before, after = (RowScores(frame.row_nats(some, _Part(both, part)).numpy(), tokens) for both in streams)
         result.append(BothScores(before, after))
     return result
 

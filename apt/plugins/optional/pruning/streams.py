@@ -188,9 +188,7 @@ class StreamPlace:
     in_memory: bool
 
     @classmethod
-    def of(
-        cls, batches: Sequence[CalibrationBatch], directory: Path, width: int, limit_bytes: int
-    ) -> "StreamPlace":
+    def of(cls, batches: Sequence[CalibrationBatch], directory: Path, width: int, limit_bytes: int) -> "StreamPlace":
         """Choose by size.
 
         :param width: floats of a token that are alive at a time, in all streams together.

@@ -141,7 +141,7 @@ def smallest(matrices: Sequence[Matrix], share: float, *, pattern: Pattern | Non
     if scope == "global" and pattern is None:
         whole = torch.cat([s.flatten() for s in scores.values()])
         gone = _lowest(whole, round(share * whole.numel()))
-        parts = gone.split([s.numel() for s in scores.values()])
+        parts = torch.split(gone, [s.numel() for s in scores.values()])
         return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
     return {name: _lowest(s.flatten(), round(share * s.numel())).view_as(s) for name, s in scores.items()}
 

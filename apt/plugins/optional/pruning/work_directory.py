@@ -202,4 +202,3 @@ def _told_when_full(path: Path) -> Iterator[None]:
             f"cannot write {path}: {refusal.strerror}",
             hint="free space and give the command again: it goes on after the last finished layer",
         ) from error
-
