@@ -22,12 +22,12 @@ from apt.evaluation.texts import shared_context
 from apt.options import FileRef, ModelRef, Options, OutputPath, Overwrite
 from apt.registry import Registry, did_you_mean
 from apt.training.attention import fast_attention
-from apt.training.components import build, core_registry, needed_by, sections_of
+from apt.training.components import build, core_registry, needed_by
 from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import TokenRows, held_out, is_stream
 from apt.training.evaluation import score_source
-from apt.training.opening import open_trainable, tokenizer_of
+from apt.training.opening import open_trainable, rows_need_weights, tokenizer_of
 from apt.training.output import round_weights, sources_of, write_trained
 from apt.training.pairing import shared_vocabulary
 from apt.training.parallel import on_first, processes, refuse_sharding
@@ -43,8 +43,6 @@ from apt.training.tracking.weights_and_biases import PLACE_NAME as WANDB_PLACE_N
 
 #: A key that a resumed run may differ in without being one of the config's.
 _PROCESSES: Final = "processes"
-#: Resources that are made of weights; data that need none of them are read before any weight is.
-_OF_WEIGHTS: Final = frozenset({"model", "teacher"})
 
 
 class TrainOptions(Options):
@@ -136,8 +134,7 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
         context=shared_context(c.config for c in (job.model, job.teacher) if c is not None),
     )  # fmt: skip
     assert job.config.data is not None
-    early = not _OF_WEIGHTS & needed_by(job.config.data, registry).keys() and not _packs(job.config)
-    rows = _rows(job, resources) if early else None
+    rows = None if rows_need_weights(job.config, registry) else _rows(job, resources)
     model = job.model.load(dtype=torch.float32)
     teacher = load_teacher(job.teacher, job.config, device()) if job.teacher is not None else None
     resources = dataclasses.replace(resources, teacher=teacher, model=model)
@@ -229,15 +226,11 @@ def _keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield from _keys(value, inner)
 
 
-def _packs(config: TrainConfig) -> bool:
-    """Whether rows hold several documents: the models themselves are asked then whether they keep them apart."""
-    return any(getattr(section, "layout", None) == "packed" for _, section in sections_of(config))
-
-
 def _rows(job: _Job, resources: Resources) -> _Rows:
     """Make the rows; without ``data.eval``, some of the training rows are set aside.
 
-    :raises UsageError: for a stream without ``data.eval``, or too few rows.
+    :raises UsageError: for a stream without ``data.eval``, or too few rows to set some aside.
+    :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
     """
     assert job.config.data is not None
     data: RowSource | RowStream = build("data", job.config.data.train, resources)
@@ -250,7 +243,8 @@ def _rows(job: _Job, resources: Resources) -> _Rows:
         if is_stream(held):
             raise UsageError("data.eval streams: it is to be rows by number", hint="streaming: false")
         evaluation, digest = held, f"{digest} {held.digest()}"
-    return _Rows(*held_out(data, evaluation, job.config.train.eval_rows), digest)
+    train = job.config.train
+    return _Rows(*held_out(data, evaluation, train.eval_rows, batch_rows=train.batch_rows), digest)
 
 
 def _identity(job: _Job, rows: _Rows) -> str:

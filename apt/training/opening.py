@@ -1,11 +1,17 @@
 """The checkpoints of a run, opened by their headers: what cannot be trained is refused before any weight is read."""
 
-from typing import Any
+from typing import Any, Final
 
 from transformers import CONFIG_MAPPING
 
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
+from apt.registry import Registry
+from apt.training.components import needed_by, sections_of
+from apt.training.config import TrainConfig
+
+#: Resources that are made of weights; data that need none of them are read before any weight is.
+_OF_WEIGHTS: Final = frozenset({"model", "teacher"})
 
 
 def open_trainable(ref: str) -> Checkpoint:
@@ -40,3 +46,15 @@ def tokenizer_of(model: Checkpoint) -> Any:
             hint="the tokenizer is of another model",
         )
     return tokenizer
+
+
+def rows_need_weights(config: TrainConfig, registry: Registry | None) -> bool:
+    """Whether the rows of the section ``data`` can be made only when model and teacher are in memory.
+
+    So it is where a component says that it needs one of them, and where rows hold several documents: the models
+    themselves are asked then whether they keep them apart.
+    """
+    if config.data is None:
+        return False
+    packs = any(getattr(section, "layout", None) == "packed" for _, section in sections_of(config.data))
+    return packs or bool(_OF_WEIGHTS & needed_by(config.data, registry).keys())

@@ -85,7 +85,8 @@ def run(
     :param choose_from: evaluations before this step are no candidates for the best: what a schedule (of sparsity)
         makes of the model is not there yet. The last step gives the last weights.
     :param name: of the run, for trackers; the run directory's when absent.
-    :raises UsageError: for a run directory of another run, or one that is in use, or too few rows.
+    :raises UsageError: for a run directory of another run, or one that is in use, or too few rows to set some aside.
+    :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
     :raises CannotWriteError: when the disk is full; the run can be resumed.
     :raises UnsupportedError: when sharding was asked for where it cannot be done.
     :raises AptError: when a guard stops the run.
@@ -97,7 +98,7 @@ def run(
     resources = replace(resources, rows_digest=(data.origin if isinstance(data, Chosen) else data).digest())
     if isinstance(data, TokenRows):
         data.check(model.config.vocab_size)
-    training, evaluation = held_out(data, evaluation, section.eval_rows)
+    training, evaluation = held_out(data, evaluation, section.eval_rows, batch_rows=section.batch_rows)
     begun = time.monotonic()
     with ExitStack() as stack:
         _occupy(stack, run_dir)

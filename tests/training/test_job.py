@@ -11,7 +11,7 @@ import torch
 
 from apt.checkpoint import loading
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import AptError, BadInputError, UnsupportedError, UsageError
+from apt.console.errors import AptError, BadInputError, ExitCode, UnsupportedError, UsageError
 from apt.document import read
 from apt.registry import Component
 from apt.training import job
@@ -178,6 +178,25 @@ def test_a_directory_of_a_finished_run_takes_another_one(tmp_path: Path, llama_d
     job._clear(tmp_path / "run", whole=False)
     run(tmp_path, values, model=str(llama_dir), run_dir=tmp_path / "run", overwrite=True)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"lock", "run_record.json", "config.resolved.yaml"}
+
+
+@pytest.mark.parametrize(("rows", "left"), [(9, 5), (4, 0)])
+def test_fewer_rows_than_a_batch_has_are_refused_before_weights_are_read(
+    rows: int, left: int, tmp_path: Path, llama_dir: Path, no_weights: None
+) -> None:
+    values = helpers.small_run(batch_rows=6)
+    values["data"]["train"]["rows"] = rows
+    told = f"batch_rows: 6; there are {left} rows" if left else "cannot set 4 of 4 rows aside"
+    with pytest.raises(AptError, match=told) as caught:
+        run(tmp_path, values, model=str(llama_dir))
+    assert caught.value.exit_code is (ExitCode.BAD_INPUT if left else ExitCode.USAGE)
+    assert not (tmp_path / ".out.run").exists()
+
+
+def test_as_many_rows_as_a_batch_has_are_enough(tmp_path: Path, llama_dir: Path) -> None:
+    values = helpers.small_run(batch_rows=6, steps=1)
+    values["data"] = {"train": {"name": "counting", "rows": 6}, "eval": {"name": "counting", "rows": 2}}
+    assert run(tmp_path, values, model=str(llama_dir)).steps == 1
 
 
 def _written(tmp_path: Path, **section: Any) -> dict[str, Any]:

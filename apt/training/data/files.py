@@ -339,7 +339,7 @@ def _bad_line(files: Sequence[str]) -> str:
 
 @contextmanager
 def _datasets() -> Iterator[Any]:
-    """The library, without its bars.
+    """The library, without its bars and log lines: what it would say of a file, :func:`_told` says in one line.
 
     :raises MissingDependencyError: when it is not installed.
     """
@@ -349,13 +349,15 @@ def _datasets() -> Iterator[Any]:
         raise MissingDependencyError(
             "reading files of training rows needs datasets", hint='pip install "datasets>=4.0"'
         ) from None
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
-    shown = not are_progress_bars_disabled()
+    shown, level = not are_progress_bars_disabled(), logging.get_verbosity()
     disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield datasets
     finally:
+        logging.set_verbosity(level)
         if shown:
             enable_progress_bars()
 

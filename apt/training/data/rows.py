@@ -165,19 +165,28 @@ def set_aside(source: RowSource, n: int) -> tuple[Chosen, Chosen]:
 
 
 def held_out(
-    data: RowSource | RowStream, evaluation: RowSource | None, n: int
+    data: RowSource | RowStream, evaluation: RowSource | None, n: int, *, batch_rows: int
 ) -> tuple[RowSource | RowStream, RowSource]:
     """Return what is trained on, and the rows that the best weights are chosen by.
 
     These are at most ``n`` of ``evaluation``, evenly spread; where there is none, ``n`` of ``data`` are set aside.
 
-    :raises UsageError: for a stream without ``evaluation``, or too few rows.
+    :param batch_rows: rows of a micro-batch: there are to be as many to train on, for none is to be in one twice.
+    :raises UsageError: for a stream without ``evaluation``, or too few rows to set some aside.
+    :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
     """
     if evaluation is not None:
-        return data, Chosen(evaluation, evenly(len(evaluation), n))
-    if is_stream(data):
+        training, chosen = data, Chosen(evaluation, evenly(len(evaluation), n))
+    elif is_stream(data):
         raise UsageError("no rows can be set aside from a stream", hint="give data.eval")
-    return set_aside(data, n)
+    else:
+        training, chosen = set_aside(data, n)
+    if not is_stream(training) and len(training) < batch_rows:
+        raise BadInputError(
+            f"batch_rows: {batch_rows}; there are {len(training)} rows to train on",
+            hint="lower batch_rows or give more text",
+        )
+    return training, chosen
 
 
 def batch_of(source: RowSource, indices: Sequence[int]) -> Batch:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from logging import Handler
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,28 @@ def test_a_missing_library_is_told(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match="needs datasets"):
         rows(resources, name="jsonl", path=jsonl({"text": "a"}), text="text", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("component", "content"), [("jsonl", '{"text": \n'), ("parquet", "no table")])
+def test_the_library_says_nothing_before_our_line(
+    resources: Resources, tmp_path: Path, streaming: bool, component: str, content: str
+) -> None:
+    from datasets.utils import logging
+
+    said: list[str] = []
+    ear = Handler()
+    ear.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    path = tmp_path / f"rows.{component}"
+    path.write_text(content, encoding="utf-8")
+    logger, level = logging.get_logger("datasets"), logging.get_verbosity()
+    logger.addHandler(ear)
+    try:
+        with pytest.raises(BadInputError, match="not a"):
+            next(iter(rows(resources, name=component, path=str(path), text="text", streaming=streaming)))
+    finally:
+        logger.removeHandler(ear)
+    assert said == [] and logging.get_verbosity() == level
 
 
 def test_nothing_is_printed(resources: Resources, jsonl: Write, capfd: pytest.CaptureFixture[str]) -> None:

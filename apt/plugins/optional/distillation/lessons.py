@@ -1,6 +1,7 @@
 """What a student is taught with: the rows, the teacher in memory or its cache, and the rows that are measured on."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from apt.registry import Registry
 from apt.training.components import build, needed_by, sections_of
 from apt.training.config import TrainConfig
 from apt.training.contract import Resources, RowSource, RowStream
-from apt.training.data.rows import TokenRows
+from apt.training.data.rows import TokenRows, held_out
+from apt.training.opening import rows_need_weights
 from apt.training.runner import device
 from apt.training.teachers.loading import load_teacher
 
@@ -38,19 +40,23 @@ class Lesson:
 
 
 def prepare(
-    options: DistillOptions, config: TrainConfig, pair: Pair, student: Any, registry: Registry | None
+    options: DistillOptions,
+    config: TrainConfig,
+    pair: Pair,
+    student: Callable[[], Any],
+    registry: Registry | None,
 ) -> Lesson:
     """Load or sample the rows, and load the teacher where it teaches itself.
 
-    :param student: in memory; what data components know as the model.
-    :raises BadInputError: when a text is too short to be split.
+    :param student: returns the model that data components know; called where they need one in memory only.
+    :raises BadInputError: when a text is too short to be split, or has fewer rows than a micro-batch.
     """
     tokenizer = pair.student.tokenizer()
+    model = student() if rows_need_weights(config, registry) else None
     resources = Resources(
-        shared_vocab=pair.shared_vocab, tokenizer=tokenizer, model=student, registry=registry, context=pair.context
+        shared_vocab=pair.shared_vocab, tokenizer=tokenizer, model=model, registry=registry, context=pair.context
     )
     teaches = any(kind == "teacher" and section.name == "memory" for kind, section in sections_of(config))
-    samples = "self" in (options.heldout, text_of(options, pair.teacher) if config.data is None else None)
 
     @functools.cache
     def teacher() -> Any:
@@ -58,7 +64,7 @@ def prepare(
 
     if config.data is not None and "teacher" in needed_by(config.data, registry):
         resources = replace(resources, teacher=teacher())
-    rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher() if samples else None)
+    rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher)
     if options.cache is not None:
         fill_cache(options.cache, rows, pair, teacher)
     return Lesson(
@@ -68,20 +74,22 @@ def prepare(
 
 
 def _rows(
-    options: DistillOptions, config: TrainConfig, pair: Pair, resources: Resources, teacher: Any
+    options: DistillOptions, config: TrainConfig, pair: Pair, resources: Resources, teacher: Callable[[], Any]
 ) -> tuple[RowSource | RowStream, RowSource | None, Rows, str]:
+    """Make the rows; too few of them are told before the teacher is loaded, where it need not write them itself."""
+    train = config.train
+    text = text_of(options, pair.teacher)
     if config.data is not None:
         rows: RowSource | RowStream = build("data", config.data.train, resources)
         evaluation = build("data", config.data.eval, resources) if config.data.eval is not None else None
-        return (
-            rows,
-            evaluation,
-            load_heldout(options, pair.teacher, model=teacher, context=pair.context),
-            f"data of {options.config}",
-        )
-    train = config.train
+        held_out(rows, evaluation, train.eval_rows, batch_rows=train.batch_rows)
+        writer = teacher() if (options.heldout or text) == "self" else None
+        heldout = load_heldout(options, pair.teacher, model=writer, context=pair.context)
+        return rows, evaluation, heldout, f"data of {options.config}"
     wanted = train.steps * train.batch_rows * train.grad_accum + train.eval_rows
-    texts = load_texts(options, pair.teacher, wanted=wanted, model=teacher, context=pair.context)
+    writer = teacher() if "self" in (options.heldout, text) else None
+    texts = load_texts(options, pair.teacher, wanted=wanted, model=writer, context=pair.context)
     source = TokenRows(texts.train.ids, texts.train.labels)
     source.check(min(int(c.config["vocab_size"]) for c in (pair.teacher, pair.student)))
+    held_out(source, None, train.eval_rows, batch_rows=train.batch_rows)
     return source, None, texts.heldout, texts.train.source

@@ -1,5 +1,6 @@
 """The operation ``distill``: pair, train, measure, write."""
 
+import functools
 import gc
 import shutil
 from dataclasses import replace
@@ -61,8 +62,13 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
     _check_config(options, config)
     run_dir = run_dir_of(options.output)
     pair = with_student(pair, run_dir / "student")
-    student = pair.student.load(dtype=torch.float32)
-    lesson = prepare(options, config, pair, student, registry)
+
+    @functools.cache
+    def loaded() -> Any:
+        return pair.student.load(dtype=torch.float32)
+
+    lesson = prepare(options, config, pair, loaded, registry)
+    student = loaded()
     steps = _steps(options, config, student, lesson, registry)
     config = options.training(steps=steps, registry=registry)
     identity = _identity(pair, lesson)

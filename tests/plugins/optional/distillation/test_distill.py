@@ -14,6 +14,7 @@ import yaml
 from typer import Typer
 from typer.testing import CliRunner
 
+from apt.checkpoint import loading
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, TargetExistsError, UnsupportedError, UsageError
 from apt.console.output import to_json
@@ -333,6 +334,8 @@ def test_a_config_says_the_whole_run(pair: tuple[Path, Path], tmp_path: Path, ro
 class CountingUp:
     """A data component of the test's own: rows that count up."""
 
+    needs = frozenset({"model", "tokenizer"})
+
     def __init__(self, options: Any, resources: Any) -> None:
         assert resources.tokenizer is not None and resources.model is not None
         ids = 2 + (torch.arange(20)[:, None] * 7 + torch.arange(12)) % 250
@@ -493,3 +496,30 @@ def test_rows_fit_in_the_context_of_a_student_that_has_less(
     chosen = options(pair, tmp_path, text, window=100)
     texts = load_texts(chosen, teacher, wanted=20, context=found.context)
     assert texts.train.ids.shape[1] == texts.heldout.ids.shape[1] == 32
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test when weights are read."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(loading, "load_model", load)
+
+
+def test_fewer_rows_than_a_batch_has_are_refused_before_weights_are_read(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, no_weights: None
+) -> None:
+    with pytest.raises(BadInputError, match="batch_rows: 45; there are 44 rows to train on"):
+        distill(options(pair, tmp_path, rows_file, batch_rows=45, cache=tmp_path / "logits"))
+    jsonl = tmp_path / "rows.jsonl"
+    jsonl.write_text("".join(json.dumps({"text": f"line {i} of five"}) + "\n" for i in range(5)), encoding="utf-8")
+    train = {"loss": {"name": "distill"}, "steps": 2, "batch_rows": 4, "eval_rows": 2}
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        json.dumps({"data": {"train": {"name": "jsonl", "path": str(jsonl), "text": "text"}}, "train": train})
+    )
+    with pytest.raises(BadInputError, match="batch_rows: 4; there are 3 rows to train on"):
+        distill(DistillOptions(teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", config=config))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "logits").exists()
