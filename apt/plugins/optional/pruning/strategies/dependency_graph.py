@@ -24,6 +24,7 @@ from apt.checkpoint.writer import CheckpointWriter
 from apt.console.errors import AptError, MissingDependencyError, UnsupportedError
 from apt.console.progress import progress
 from apt.console.table import Table
+from apt.plugins.optional.pruning.blocks import check_family
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.strategies.base import PlanPreview, Pruned, Task
 
@@ -167,11 +168,12 @@ def _describe(done: dict[str, Any]) -> str:
 def _check_unknown(checkpoint: Checkpoint) -> None:
     """Refuse a decoder whose surgery is written down: the graph hangs on most of them."""
     try:
-        kind = checkpoint.architecture.model_type
+        check_family(checkpoint.architecture)
     except UnsupportedError:
         return
     raise UnsupportedError(
-        f"{checkpoint.path}: {kind} is a decoder that needs no dependency graph", hint="--strategy structured"
+        f"{checkpoint.path}: {checkpoint.config['model_type']} is a decoder that needs no dependency graph",
+        hint="--strategy structured",
     )
 
 
