@@ -68,6 +68,7 @@ def run(
     registry: Registry | None = None,
     callbacks: tuple[TrainerCallback, ...] = (),
     may_change: tuple[str, ...] = (),
+    choose_from: int = 0,
     label: str = "training",
     name: str = "",
 ) -> TrainResult:
@@ -82,6 +83,8 @@ def run(
     :param callbacks: of Trainer; they may look, and hold parameters to a rule (a mask) that needs no state of its own
         but the step's number: a resumed run is given new ones. They may not steer.
     :param may_change: keys of the config (``train.steps``) in which a run that is resumed may differ.
+    :param choose_from: evaluations before this step are no candidates for the best: what a schedule (of sparsity)
+        makes of the model is not there yet. The last step gives the last weights.
     :param name: of the run, for trackers; the run directory's when absent.
     :raises UsageError: for a run directory of another run, or one that is in use, or too few rows to set some aside.
     :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
@@ -111,6 +114,7 @@ def run(
         made_with = run_record(config)
         record = dict(made_with)
         trainer = _trainer(config, parts, evaluation, run_dir, record, start.steps)
+        trainer.choose_from = choose_from
         if trainer.meter.peak is not None:
             record["peak_flops_per_s"] = trainer.meter.peak
         tracking = _track(stack, config, run_dir, record, name or run_dir.name, start)
@@ -124,7 +128,7 @@ def run(
             trainer.resume_place(start.state)
         trainer.train(resume_from_checkpoint=str(start.state) if start.state else None)
         result = _result(trainer, time.monotonic() - begun, made_with)
-        if result.best_step == 0:
+        if result.best_step == 0 and not choose_from:
             _restore_start(trainer, run_dir / START_NAME)
         parts.tuning.finish(parts.module.model)
     model.eval()
@@ -344,7 +348,8 @@ def _result(trainer: ContractTrainer, seconds: float, record: Mapping[str, Any])
     history = trainer.state.log_history
     curve = curve_of(history)
     # An evaluation that is no number is never the best; when none is one, the model keeps the weights it came with.
-    best = min(curve, key=lambda point: point.eval_loss if math.isfinite(point.eval_loss) else math.inf)
+    candidates = [point for point in curve if point.step >= trainer.choose_from] or curve[-1:]
+    best = min(candidates, key=lambda point: point.eval_loss if math.isfinite(point.eval_loss) else math.inf)
     last = next((e for e in reversed(history) if "train/loss" in e), {})
     return TrainResult(
         curve=curve,

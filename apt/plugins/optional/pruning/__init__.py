@@ -18,6 +18,7 @@ class ModelPruningPlugin(Plugin):
     author = "The apt_model authors"
     description = "remove layers, heads and ff channels and mend the rest, without training"
     required_dependencies = ("torch>=2.6", "transformers>=5.0,<6")
+    optional_dependencies = ("torch-pruning>=1.6,<1.7",)
 
     def register_commands(self, registry: CommandRegistry) -> None:
         """Declare ``prune``."""
@@ -35,6 +36,21 @@ class ModelPruningPlugin(Plugin):
         registry.add_component(
             "strategy", "magnitude", f"{_ROOM}.strategies.magnitude:MagnitudeStrategy",
             summary="zeroes the smallest weights: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "lottery", f"{_ROOM}.strategies.lottery:LotteryStrategy",
+            f"{_ROOM}.strategies.lottery:LotterySettings",
+            "trains, zeroes the smallest weights, rewinds the others, and again: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "dynamic", f"{_ROOM}.strategies.dynamic:DynamicStrategy",
+            f"{_ROOM}.strategies.dynamic:DynamicSettings",
+            "zeroes more and more weights while it trains: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "dependency-graph", f"{_ROOM}.strategies.dependency_graph:DependencyGraphStrategy",
+            f"{_ROOM}.strategies.dependency_graph:GraphSettings",
+            "ff widths and channels of encoders and vision models, by torch-pruning",
         )  # fmt: skip
 
     def prune_model(

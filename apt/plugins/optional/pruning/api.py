@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +18,13 @@ from apt.plugins.optional.pruning.run import find_strategy
 from apt.plugins.optional.pruning.strategies.base import Task
 from apt.store import model_path, resolve
 
+if TYPE_CHECKING:
+    from apt.plugins.optional.pruning.strategies.dependency_graph import GraphResult
+
 
 def prune_reference(
     model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str | None, overwrite: bool
-) -> PruneResult:
+) -> "PruneResult | GraphResult":
     """Prune a checkpoint; see :func:`apt.plugins.optional.pruning.operation.prune`."""
     target = Path(output) if output else model_path(f"{resolve(model).name}-pruned-{round(100 * ratio)}")
     return prune(

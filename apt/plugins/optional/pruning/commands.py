@@ -11,7 +11,10 @@ from apt.console.settings import parse_settings
 from apt.console.typer_options import DryRunOption, JsonOption, OverwriteOption, QuietOption
 
 
-@output.emits("apt.plugins.optional.pruning.result:PruneResult", "apt.plugins.optional.pruning.result:PrunePreview")
+@output.emits(
+    "apt.plugins.optional.pruning.result:PruneResult", "apt.plugins.optional.pruning.result:PrunePreview",
+    "apt.plugins.optional.pruning.strategies.dependency_graph:GraphResult",
+)  # fmt: skip
 def prune(
     model: Annotated[
         str, typer.Argument(help="A path, a name in the store, hf:owner/name, or tiny."), Completes("model")

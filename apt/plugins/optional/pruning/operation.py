@@ -2,19 +2,22 @@
 
 from typing import TYPE_CHECKING, Final
 
+from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
+from apt.plugins.optional.pruning.strategies.base import FileStrategy
 from apt.plugins.optional.pruning.texts import text_of
 
 if TYPE_CHECKING:
     from apt.plugins.optional.pruning.cutting import Cutter
+    from apt.plugins.optional.pruning.strategies.dependency_graph import GraphResult
 
 #: Bytes of a value in memory: everything is computed in float32.
 _VALUE_BYTES: Final = 4
 
 
-def prune(options: PruneOptions) -> PruneResult:
+def prune(options: PruneOptions) -> "PruneResult | GraphResult":
     """Prune a checkpoint.
 
     :raises UnsupportedError: for an architecture, a strategy or a goal that cannot be met.
@@ -22,6 +25,8 @@ def prune(options: PruneOptions) -> PruneResult:
     :raises CheckFailedError: when what was written does not compute what was cut; nothing is left then.
     """
     run = Run.open(options)
+    if isinstance(run.strategy, FileStrategy):
+        return run.strategy.prune_files(_alone(run))
     cutter = _cutter(options)
     if options.recover is None:
         return cutter(run, options.output, speed=options.speed)
@@ -45,6 +50,8 @@ def preview(options: PruneOptions) -> PrunePreview:
     """Say from headers what :func:`prune` would do; nothing is loaded or written."""
     run = Run.open(options)
     checkpoint = run.checkpoint
+    if isinstance(run.strategy, FileStrategy):
+        return _preview_of_files(_alone(run), run.strategy)
     largest = max(run.plans, key=lambda plan: plan.size_bytes)
     dimensions = checkpoint.architecture.dimensions(checkpoint.config)
     activations = options.tokens * dimensions.hidden * (2 * dimensions.layers + 1)
@@ -63,4 +70,32 @@ def preview(options: PruneOptions) -> PrunePreview:
         read_bytes=checkpoint.size_bytes,
         memory_bytes=_VALUE_BYTES * (checkpoint.parameters + largest.parameters + activations),
         disk_bytes=largest.size_bytes,
+    )
+
+
+def _alone(run: Run) -> Run:
+    """Refuse what a strategy that works on files by itself does not go on with."""
+    for name in ("recover", "stream"):
+        if getattr(run.options, name):
+            raise UnsupportedError(f"the strategy {run.options.strategy} does not go with --{name}")
+    return run
+
+
+def _preview_of_files(run: Run, strategy: FileStrategy) -> PrunePreview:
+    plan = strategy.preview_files(run)
+    checkpoint = run.checkpoint
+    return PrunePreview(
+        model=checkpoint.name,
+        output=run.options.output,
+        strategy=run.options.strategy,
+        goal=str(run.goal),
+        asked_ratio=run.goal.share,
+        calibration=run.options.calibration or "",
+        heldout="",
+        parameters_before=checkpoint.parameters,
+        size_bytes_before=checkpoint.size_bytes,
+        plans=(plan,),
+        read_bytes=checkpoint.size_bytes,
+        memory_bytes=_VALUE_BYTES * (checkpoint.parameters + plan.parameters),
+        disk_bytes=plan.size_bytes,
     )

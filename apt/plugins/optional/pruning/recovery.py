@@ -208,7 +208,7 @@ def _lesson(
     if config.data.eval is not None:
         evaluation = _rows(task, config, config.data.eval, parent, resources)
         digest = f"{digest} {evaluation.digest()}"
-    training, held = held_out(rows, evaluation, config.train.eval_rows)
+    training, held = held_out(rows, evaluation, config.train.eval_rows, batch_rows=config.train.batch_rows)
     if "teacher" not in needed_by(config.train, registry):
         resources = Resources(tokenizer=resources.tokenizer)
     return _Lesson(training, held, resources, digest)

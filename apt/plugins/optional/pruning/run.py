@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from apt.registry import Component
 
 #: Names that users know and that this version does not bring.
-_PLANNED: Final = ("taylor", "lottery", "dynamic", "unstructured", "wanda", "sparsegpt")
+_PLANNED: Final = ("taylor", "unstructured", "wanda", "sparsegpt")
 
 
 @dataclass(frozen=True)

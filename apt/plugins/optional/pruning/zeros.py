@@ -20,6 +20,12 @@ class KeepZeros(TrainerCallback):
     def __init__(self, dead: Mapping[Tensor, Tensor]) -> None:
         self._dead = list(dead.items())
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        """Bring the masks to where the weights are by now."""
+        self._dead = [(parameter, dead.to(parameter.device)) for parameter, dead in self._dead]
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:

@@ -14,6 +14,7 @@ from apt.plugins.optional.pruning.goals import Goal
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
+    from apt.plugins.optional.pruning.run import Run
     from apt.plugins.optional.pruning.streamed import StreamPlan
 
 #: ``light``: a forward-only metric, no refit; ``fast``: least squares; ``full``: whole blocks are refitted.
@@ -138,4 +139,17 @@ class StreamingStrategy(Protocol):
 
         :raises UnsupportedError: for an effort or a goal that needs the whole model.
         """
+        ...
+
+
+@runtime_checkable
+class FileStrategy(Protocol):
+    """What a strategy has beside :class:`Strategy` that cuts checkpoints by itself, of models that score no text."""
+
+    def preview_files(self, run: "Run") -> PlanPreview:
+        """Return what would be cut; nothing is written."""
+        ...
+
+    def prune_files(self, run: "Run") -> Any:
+        """Write the cut checkpoint and return a result."""
         ...
