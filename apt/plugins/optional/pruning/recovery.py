@@ -38,7 +38,7 @@ from apt.training.evaluation import score_source
 from apt.training.opening import open_trainable, tokenizer_of
 from apt.training.output import round_weights, sources_of, write_trained
 from apt.training.result import TrainResult
-from apt.training.run_directory import identity_of, is_resumable
+from apt.training.run_directory import held_steps, identity_of
 from apt.training.runner import device, run
 from apt.training.teachers.loading import load_teacher, teacher_dtype
 
@@ -178,7 +178,7 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
         cpu_seconds=time.process_time() - cpu,
         config=config.resolved(),
     )
-    _leave(task, config, model, pruned, parent, lesson, result)
+    _leave(task, config, model, pruned, parent, lesson, result, trained.record)
     return result
 
 
@@ -234,7 +234,7 @@ def _trained(
 ) -> TrainResult:  # fmt: skip
     identity = identity_of(parent.digest(), pruned.digest(), lesson.digest)
     run_dir = task.work / "run"
-    if run_dir.exists() and not is_resumable(run_dir, config, identity):
+    if run_dir.exists() and held_steps(run_dir, config, identity) != config.train.steps:
         console.note(f"{run_dir} is of another run and begins anew")
         shutil.rmtree(run_dir)
     return run(
@@ -270,7 +270,7 @@ def _told(config: TrainConfig, lesson: _Lesson) -> str:
 
 def _leave(
     task: Recovery, config: TrainConfig, model: Any, pruned: Checkpoint, parent: Checkpoint, lesson: _Lesson,
-    result: RecoveryResult,
+    result: RecoveryResult, record: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the checkpoint, then clear away what only a run that goes on needs."""
     lineage = {
@@ -287,6 +287,6 @@ def _leave(
     metrics = {**task.metrics, "recovery": {name: getattr(result, name) for name in kept}}
     write_trained(
         task.output, model.cpu(), operation="recover", parent=pruned, config=config, lineage=lineage, metrics=metrics,
-        overwrite=task.overwrite, teacher=parent,
+        overwrite=task.overwrite, teacher=parent, record=record,
     )  # fmt: skip
     shutil.rmtree(task.work, ignore_errors=True)
