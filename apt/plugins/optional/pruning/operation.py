@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 #: Names that users know and that this version does not bring.
-_PLANNED: Final = ("taylor", "lottery", "dynamic", "unstructured", "wanda", "sparsegpt")
+_PLANNED: Final = ("lottery", "dynamic")
 
 #: Tokens a row of calibration text has, at most.
 _WINDOW: Final = 512

@@ -28,5 +28,5 @@ def removal_counts(rises: Mapping[Key, Tensor], remove: int) -> dict[Key, Tensor
     # Stable: of equal prices in a row the earlier removal comes first, so that every row gives a beginning.
     taken = torch.zeros(len(flat), dtype=torch.bool)
     taken[flat.argsort(stable=True)[:remove]] = True
-    parts = taken.split([price.numel() for price in prices.values()])
+    parts = torch.split(taken, [price.numel() for price in prices.values()])
     return {key: part.view(price.shape).sum(1) for (key, price), part in zip(prices.items(), parts, strict=True)}

@@ -52,7 +52,7 @@ class RowBlocks:
             self._sums += (x.T @ (x * square.mean(1, keepdim=True)))[self._upper]
             return
         step = max(1, _CHUNK_VALUES // self._sums.shape[1])
-        for some, weight in zip(x.split(step), square.split(step), strict=True):
+        for some, weight in zip(torch.split(x, step), torch.split(square, step), strict=True):
             self._sums.addmm_(weight.T, some[:, self._upper[0]] * some[:, self._upper[1]])
 
     def blocks(self, damp: float) -> Tensor:
@@ -133,9 +133,7 @@ def backward(
         leaf = stream.detach().requires_grad_()
         result = output_of(block, leaf, call)
         found = torch.autograd.grad(result, [leaf, *outputs.values()], gradient)
-    passed = {
-        role: Passed(inputs[role].detach(), d.detach()) for role, d in zip(outputs, found[1:], strict=True)
-    }
+    passed = {role: Passed(inputs[role].detach(), d.detach()) for role, d in zip(outputs, found[1:], strict=True)}
     return found[0], passed
 
 

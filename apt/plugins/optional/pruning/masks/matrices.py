@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 def weight_of(module: nn.Module, transposed: bool) -> Tensor:
     """Return the weight as [outputs, inputs]; a view of what the module holds, without gradient."""
-    weight: Tensor = module.weight.detach()  # type: ignore[assignment,operator]  # torch stubs: Tensor or Module
+    weight: Tensor = module.weight.detach()  # type: ignore[operator]  # torch stubs: Tensor or Module
     return weight.T if transposed else weight
 
 

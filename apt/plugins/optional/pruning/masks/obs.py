@@ -97,7 +97,7 @@ def _greedy(
     weight: Tensor, inverse: Tensor, alive: Tensor, pattern: Pattern | None, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Run the trace of some rows; ``weight``, ``inverse`` and ``alive`` are worked on in place."""
-    rows, inputs = weight.shape
+    rows = len(weight)
     row = torch.arange(rows)
     order = torch.full((rows, steps), -1)
     rises = torch.full((rows, steps), torch.inf, dtype=torch.float64)

@@ -134,7 +134,7 @@ class _Objective:
         for index in range(work.fitted):
             output = output_of(work.block, work.streams[index], work.calls[index])
             error = (output - work.dense_outputs[index])[work.valid[index]].square().sum() / self._square
-            error.backward()
+            error.backward()  # type: ignore[no-untyped-call]  # torch stubs
             self.error += float(error.detach())
         return self.error + sum(part.pull_back(self.ridge) for part in self.parts)
 
@@ -196,7 +196,7 @@ class _Matrix:
         self.norm = max(float(self.start.square().sum()), 1e-30)
         blocks = curvature.blocks(DAMP)
         self._factor: Tensor | None = None
-        self._scale: Tensor | None = None
+        self._scale = torch.ones(())
         if curvature.own:
             self._factor = torch.linalg.cholesky(embedded(blocks, self.keep)).to(self.start.dtype)
         else:

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from apt.plugins.optional.pruning.block_work import BlockWork
 from apt.plugins.optional.pruning.blocks import only_input
-from apt.plugins.optional.pruning.leastsquares import RIDGE, Gram, problem
 from apt.plugins.optional.pruning.goals import Pattern
-from apt.plugins.optional.pruning.masks.budgets import removal_counts
+from apt.plugins.optional.pruning.leastsquares import RIDGE, Gram, problem
 from apt.plugins.optional.pruning.masks.matrices import bias_of, output_of, passing, set_weight, weight_of
 from apt.plugins.optional.pruning.masks.obs import EXACT_INPUTS, descend_support, removal_trace, solve_support
-from apt.plugins.optional.pruning.masks.pattern import Wanted, removals
+from apt.plugins.optional.pruning.masks.pattern import Wanted, removals, row_counts
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
 
 #: Matrices that share their inputs, in the order of the forward pass.
@@ -74,7 +73,7 @@ def prune_sequentially(work: BlockWork, choose: Chooser, *, ridge: float = RIDGE
         system = problem(gram, torch.cat(weights), ridge)
         optimum = torch.cholesky_solve(system.b, torch.linalg.cholesky(system.a)).T
         edges = [len(weight) for weight in weights]
-        parts = zip(roles, optimum.split(edges), system.b.T.split(edges), strict=True)
+        parts = zip(roles, torch.split(optimum, edges), torch.split(system.b.T, edges), strict=True)
         for role, best, right in parts:
             keep = choose(role, best, system.a)
             if keep is not None:
@@ -84,18 +83,18 @@ def prune_sequentially(work: BlockWork, choose: Chooser, *, ridge: float = RIDGE
 
 
 def obs_mask(optimum: Tensor, matrix: Tensor, wanted: Wanted) -> Tensor:
-    """Choose what stays of one matrix by the error after compensation.
+    """Choose what stays of one matrix by the error after compensation; every row loses its share.
 
-    Up to 512 inputs by exact greedy OBS, all rows against one another; in wider ones by SparseGPT's single visit to
-    each column, whose cost is that of one factorisation.
+    Up to 512 inputs by exact greedy OBS; in wider matrices by SparseGPT's single visit to each column, whose cost is
+    that of one factorisation. Rows that compete for the matrix's share were tried and are worse: the error that counts
+    is not the matrix's own.
     """
     rows, inputs = optimum.shape
     if inputs > EXACT_INPUTS:
         return sparsegpt(optimum, matrix, wanted, damp=0.0) != 0.0
     pattern = wanted if isinstance(wanted, Pattern) else None
-    trace = removal_trace(optimum, matrix, pattern=pattern)
-    counts = removal_counts({"": trace.rises}, removals(wanted, (rows, inputs)))[""]
-    return trace.keep(counts, inputs)
+    counts = row_counts(removals(wanted, (rows, inputs)), rows)
+    return removal_trace(optimum, matrix, pattern=pattern, steps=int(counts.max())).keep(counts, inputs)
 
 
 def fit_on_support(matrix: Tensor, right: Tensor, keep: Tensor, start: Tensor) -> Tensor:

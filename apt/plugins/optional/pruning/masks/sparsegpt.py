@@ -5,6 +5,7 @@ the Cholesky factor of the inverse Hessian, so that one factorisation serves all
 are immediate, those of the columns beyond it are made once a block.
 """
 
+import itertools
 from typing import Final
 
 import torch
@@ -54,7 +55,7 @@ def _block_counts(total: int, shape: torch.Size, block: int) -> list[int]:
     """Return the removals of each block of columns, in proportion to its width; they add up to ``total``."""
     edges = [*range(0, shape[1], block), shape[1]]
     marks = [total * edge // shape[1] for edge in edges]
-    return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(marks)]
 
 
 def inverse_factor(gram: Tensor, dead: Tensor, damp: float) -> Tensor:

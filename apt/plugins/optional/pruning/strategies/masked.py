@@ -1,7 +1,8 @@
 """What the strategies that only set weights to zero have in common: goals, previews, the count of what is gone."""
 
 import math
-
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.scoring import score_rows
 from apt.plugins.optional.pruning.block_work import BlockMethod
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.masks.driver import feed, layers_of, matrices_of, walk
+from apt.plugins.optional.pruning.masks.driver import ROLES, feed, layers_of, matrices_of, walk
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, Pruned, Task
@@ -19,9 +20,6 @@ from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanP
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
-
-#: Roles of the decoder's linear matrices as masks know them.
-_ROLES = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
 
 
 class MaskStrategy:
@@ -42,7 +40,7 @@ class MaskStrategy:
         wanted = wanted_of(goal, self.name)
         if isinstance(wanted, Pattern):
             for name, tensor in checkpoint.tensors.items():
-                if architecture.role_of(name) in _ROLES and len(tensor.shape) == 2:
+                if architecture.role_of(name) in ROLES and len(tensor.shape) == 2:
                     check_groups(wanted, tensor.shape[0 if architecture.transposed else 1])
         share = wanted.share if isinstance(wanted, Pattern) else wanted
         return [PlanPreview(self.plan, share, checkpoint.parameters, checkpoint.size_bytes)]
@@ -76,19 +74,16 @@ def wanted_of(goal: Goal, strategy: str) -> Wanted:
     )
 
 
-class solvable:  # noqa: N801 — a context manager, spelled like one
-    """Turns a failed factorisation into a line that says what is wrong."""
+@contextmanager
+def solvable() -> Iterator[None]:
+    """Say in a line what is wrong when a factorisation fails.
 
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Translate what linear algebra raises.
-
-        :raises BadInputError: for a matrix that is not positive definite.
-        """
-        if isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]  # public, missing from the stubs
-            raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
+    :raises BadInputError: for a matrix that is not positive definite.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
+        raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
 
 
 def zeros_of(model: Any, architecture: Architecture) -> list[tuple[int, int]]:
@@ -100,9 +95,7 @@ def zeros_of(model: Any, architecture: Architecture) -> list[tuple[int, int]]:
     return counts
 
 
-def outcome(
-    task: Task, model: Any, plan: str, errors: tuple[float, ...] | None = None, **more: Any
-) -> Pruned:
+def outcome(task: Task, model: Any, plan: str, errors: tuple[float, ...] | None = None, **more: Any) -> Pruned:
     """Count the zeros and tell."""
     counts = zeros_of(model, task.architecture)
     dimensions = task.architecture.dimensions(model.config.to_dict())

@@ -18,8 +18,6 @@ class WandaStrategy(MaskStrategy):
         """Return the method."""
 
         def prune_block(work: BlockWork) -> None:
-            prune_in_one_pass(
-                work, lambda _role, w, gram: w * keep_of_rows(wanda_scores(w, gram.diagonal()), wanted)
-            )
+            prune_in_one_pass(work, lambda _role, w, gram: w * keep_of_rows(wanda_scores(w, gram.diagonal()), wanted))
 
         return prune_block
