@@ -9,6 +9,7 @@ is fitted again on all rows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from apt.console.errors import UnsupportedError
@@ -111,12 +112,17 @@ def search(
         for sizes in candidates:
             dropped = sensitivity.dropped(before.layers - sizes.layers)
             loss = table.loss(
-                plan_name(sizes, dropped),
-                lambda sizes=sizes, dropped=dropped: reconstruct(decoder, calibration, before, sizes, dropped).loss,
+                plan_name(sizes, dropped), partial(_loss_of, decoder, calibration, before, sizes, dropped)
             )
             trials.append(Trial(sizes, dropped, removed_share(before, sizes), loss))
             bar.advance()
     return sorted(trials, key=lambda trial: trial.loss if math.isfinite(trial.loss) else math.inf)
+
+
+def _loss_of(
+    decoder: Decoder, calibration: Calibration, before: Sizes, after: Sizes, dropped: tuple[int, ...]
+) -> float:
+    return reconstruct(decoder, calibration, before, after, dropped).loss
 
 
 def plan_name(sizes: Sizes, dropped: Sequence[int]) -> str:
