@@ -111,18 +111,15 @@ def search(
     with progress("searching", len(candidates), "plans") as bar:
         for sizes in candidates:
             dropped = sensitivity.dropped(before.layers - sizes.layers)
-            loss = table.loss(
-                plan_name(sizes, dropped), partial(_loss_of, decoder, calibration, before, sizes, dropped)
-            )
+            measure = partial(_loss, decoder, calibration, before, sizes, dropped)
+            loss = table.loss(plan_name(sizes, dropped), measure)
             trials.append(Trial(sizes, dropped, removed_share(before, sizes), loss))
             bar.advance()
     return sorted(trials, key=lambda trial: trial.loss if math.isfinite(trial.loss) else math.inf)
 
 
-def _loss_of(
-    decoder: Decoder, calibration: Calibration, before: Sizes, after: Sizes, dropped: tuple[int, ...]
-) -> float:
-    return reconstruct(decoder, calibration, before, after, dropped).loss
+def _loss(decoder: Decoder, calibration: Calibration, before: Sizes, sizes: Sizes, dropped: Sequence[int]) -> float:
+    return reconstruct(decoder, calibration, before, sizes, dropped).loss
 
 
 def plan_name(sizes: Sizes, dropped: Sequence[int]) -> str:
