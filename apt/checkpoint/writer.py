@@ -123,6 +123,14 @@ class CheckpointWriter:
                     raise BadInputError(f"tensor {name!r} of {len(payload)} bytes where {spec.name!r} was announced")
                 stream.write(payload)
 
+    def write_model(self, model: "PreTrainedModel", parent: Checkpoint) -> None:
+        """Write a model in memory, in its dtype, with the parent's tokenizer and other side files."""
+        from apt.checkpoint.loading import quiet_transformers
+
+        with quiet_transformers():
+            model.save_pretrained(self.directory)
+        self.copy_side_files(parent)
+
     def adopt(self, path: Path) -> None:
         """Give a finished file beside the target a second name in the checkpoint; where that cannot be, copy it."""
         try:
@@ -211,11 +219,7 @@ def save_model(
 
     :raises TargetExistsError: when the target exists and ``overwrite`` is false.
     """
-    from apt.checkpoint.loading import quiet_transformers
-
     with CheckpointWriter(target, operation=operation, parent=parent, options=options, overwrite=overwrite) as writer:
-        with quiet_transformers():
-            model.save_pretrained(writer.directory)
-        writer.copy_side_files(parent)
+        writer.write_model(model, parent)
         writer.metrics.update(metrics)
     return Checkpoint.open(target)

@@ -6,7 +6,7 @@ A plugin adds one with ``registry.add_component("strategy", "my-strategy", "my_p
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.goals import Goal
@@ -14,6 +14,8 @@ from apt.plugins.optional.pruning.goals import Goal
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
+    from apt.plugins.optional.pruning.run import Run
+    from apt.plugins.optional.pruning.streamed import StreamPlan
 
 #: ``light``: a forward-only metric, no refit; ``fast``: least squares; ``full``: whole blocks are refitted.
 Effort = Literal["light", "fast", "full"]
@@ -107,6 +109,8 @@ class Pruned:
     :param smaller: whether weights are truly gone (and not only zero).
     :param trials: plans that were weighed, best first.
     :param sensitivity: what single cuts cost, as far as it was measured for the choice of plans.
+    :param fitted_perplexity: on the calibration rows that weights were fitted on; ``None`` when not measured.
+    :param held_back_perplexity: on calibration rows that nothing was fitted on; the distance of the two is the overfit.
     """
 
     model: Any
@@ -116,6 +120,8 @@ class Pruned:
     layers: tuple[LayerCut, ...]
     trials: tuple[PlanTrial, ...] = ()
     sensitivity: tuple[LayerCost, ...] = ()
+    fitted_perplexity: float | None = None
+    held_back_perplexity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +146,31 @@ class Strategy(Protocol):
 
     def prune(self, task: Task) -> Pruned:
         """Make the cut, deterministically."""
+        ...
+
+
+@runtime_checkable
+class StreamingStrategy(Protocol):
+    """What a strategy has besides when it can work layer by layer from the files (``--stream``)."""
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> "StreamPlan":
+        """Return what is to become of a checkpoint whose preview was accepted; only headers are read.
+
+        :raises UnsupportedError: for an effort or a goal that needs the whole model.
+        """
+        ...
+
+
+@runtime_checkable
+class FileStrategy(Protocol):
+    """What a strategy has beside :class:`Strategy` that cuts checkpoints by itself, of models that score no text."""
+
+    def preview_files(self, run: "Run") -> PlanPreview:
+        """Return what would be cut; nothing is written."""
+        ...
+
+    def prune_files(self, run: "Run") -> Any:
+        """Write the cut checkpoint and return a result."""
         ...
