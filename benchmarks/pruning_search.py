@@ -1,14 +1,14 @@
 """What the search over depth and width is worth, against the best single axis at the same share of weights.
 
-    python benchmarks/pruning_search.py [--model tiny] [--rows embedded] [--ratio 0.4] [--second 0.3] [--effort full]
+    python benchmarks/pruning_search.py [--model tiny] [--parameters 0.7 | --ratio 0.4] [--effort fast]
     python benchmarks/pruning_search.py --model ./stories260K --rows ./tokens.npz
 
 Single axes: layers only, ff channels only, heads only (whole KV groups with their query heads, then query heads), each
-at its legal plan that removes most without exceeding what the search removes by more than two points, mended with the
-same effort on the same rows (fast: least squares; full: refits of blocks besides). Perplexity is measured on the split
-``heldout``. Then a second target is asked for with the effort fast, whose search reads the table that the first one
-left. The exit code is 1 when a bar is missed: 15 % lower perplexity
-than the best axis, 600 CPU seconds for the first search, 30 for the second.
+at its legal plan whose size is nearest to what the search found (no rival when further off than two points of the
+linear weights), mended with the same effort on the same rows (fast: least squares; full: refits of blocks besides).
+Perplexity is measured on the split ``heldout``. Then a second target is asked for with the effort fast, whose search
+reads the table that the first one left. The exit code is 1 when a bar is missed: 15 % lower perplexity than the best
+axis, 600 CPU seconds for the first search, 30 for the second.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SECOND_CPU_SECONDS: Final = 30.0
 
 
 def single_axis_plans(subject: Subject, share: float) -> dict[str, Sizes]:
-    """For every axis the plan that removes most of the weights, at most ``share`` and two points."""
+    """For every axis the plan whose removed share is nearest to ``share``."""
     dense = subject.sizes
     divides = subject.architecture.heads_divide_hidden
     axes = {
@@ -54,13 +54,13 @@ def single_axis_plans(subject: Subject, share: float) -> dict[str, Sizes]:
     }
     found = {}
     for axis, plans in axes.items():
-        fitting = [s for s in plans if s != dense and removed_share(dense, s) <= share + TOLERANCE]
-        if fitting:
-            found[axis] = max(fitting, key=lambda s: removed_share(dense, s))
+        smaller = [s for s in plans if s != dense]
+        if smaller:
+            found[axis] = min(smaller, key=lambda s: abs(removed_share(dense, s) - share))
     return found
 
 
-def axis_row(subject: Subject, axis: str, sizes: Sizes, ratio: float, effort: str) -> Row:
+def axis_row(subject: Subject, axis: str, sizes: Sizes, effort: str) -> Row:
     """Cut along one axis, mend with the same effort as the search does, and measure."""
     begun = time.process_time()
     decoder = subject.decoder()
@@ -73,16 +73,16 @@ def axis_row(subject: Subject, axis: str, sizes: Sizes, ratio: float, effort: st
         refit(subject.decoder(model), cut, batches)
     seconds = time.process_time() - begun
     plan = sizes.describe() + (f" (without {', '.join(map(str, dropped))})" if dropped else "")
-    return subject.measured(axis, ratio, removed_share(subject.sizes, sizes), model, seconds, plan)
+    return subject.measured(axis, 0.0, removed_share(subject.sizes, sizes), model, seconds, plan)
 
 
-def search_row(subject: Subject, ratio: float, name: str, effort: Any) -> Row:
-    """Let the strategy search for a share, and measure."""
+def search_row(subject: Subject, goal: Goal, name: str, effort: Any) -> Row:
+    """Let the strategy search for a plan, and measure."""
     begun = time.process_time()
-    task = Task(subject.model, subject.architecture, Goal(ratio=ratio), subject.calibration, effort)
+    task = Task(subject.model, subject.architecture, goal, subject.calibration, effort)
     pruned = StructuredStrategy().prune(task)
     seconds = time.process_time() - begun
-    return subject.measured(name, ratio, pruned.removed_share, pruned.model, seconds, pruned.plan)
+    return subject.measured(name, 0.0, pruned.removed_share, pruned.model, seconds, pruned.plan)
 
 
 def main() -> int:
@@ -90,23 +90,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--rows", default="embedded", help="embedded, or a .npz with calibration and heldout")
-    parser.add_argument("--ratio", type=float, default=0.4)
-    parser.add_argument("--second", type=float, default=0.3)
-    parser.add_argument("--effort", default="full", choices=("fast", "full"))
+    parser.add_argument("--parameters", type=float, default=0.7, help="share of the parameters that may be left")
+    parser.add_argument("--ratio", type=float, help="share of the linear weights to remove, in place of --parameters")
+    parser.add_argument("--second", type=float, default=0.3, help="share of the linear weights of the second target")
+    parser.add_argument("--effort", default="fast", choices=("fast", "full"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache  # the first search finds no table of an earlier run
         subject = Subject.open(arguments.model, arguments.rows)
         print(f"{arguments.model}: perplexity on {subject.heldout.tokens:,} held-out tokens ({arguments.rows})")
         print(f"{'':<20} {'removed':>7} {'held-out':>9} {'95 %':^20} {'calibr.':>9} {'CPU s':>8}  plan")
-        first = search_row(subject, arguments.ratio, "search", arguments.effort)
+        parameters = round(arguments.parameters * sum(p.numel() for p in subject.model.parameters()))
+        goal = Goal(parameters=parameters) if arguments.ratio is None else Goal(ratio=arguments.ratio)
+        first = search_row(subject, goal, "search", arguments.effort)
         plans = single_axis_plans(subject, first.share)
-        axes = [axis_row(subject, axis, sizes, arguments.ratio, arguments.effort) for axis, sizes in plans.items()]
-        second = search_row(subject, arguments.second, "second target, fast", "fast")
+        axes = [axis_row(subject, axis, sizes, arguments.effort) for axis, sizes in plans.items()]
+        second = search_row(subject, Goal(ratio=arguments.second), "second target, fast", "fast")
     for row in [*axes, first, second]:
         print_row(row)
-    # An axis that cannot remove as much is no rival: it is shown, and not compared.
-    rivals = [row.value for row in axes if row.share >= first.share - TOLERANCE]
+    # An axis that cannot remove the same share is no rival: it is shown, and not compared.
+    rivals = [row.value for row in axes if abs(row.share - first.share) <= TOLERANCE]
     figures = {
         f"lower perplexity than the best axis (bar {MARGIN:.0%})": (1 - first.value / min(rivals), MARGIN, 1),
         f"CPU seconds of the first target (bar {FIRST_CPU_SECONDS:.0f})": (first.cpu_seconds, FIRST_CPU_SECONDS, -1),

@@ -44,12 +44,14 @@ class Trial:
 
     :param dropped: layers left out, in the dense numbering.
     :param loss: nats per token on rows that were not fitted.
+    :param fitted_loss: on those that were; ``None`` when not measured.
     """
 
     sizes: Sizes
     dropped: tuple[int, ...]
     removed_share: float
     loss: float
+    fitted_loss: float | None = None
 
 
 def legal_shapes(before: Sizes, budget: Budget, goal: Goal, *, heads_divide_hidden: bool) -> list[Sizes]:

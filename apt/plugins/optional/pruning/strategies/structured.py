@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.plugins.optional.pruning.streamed_cuts import CutPlan
 
-#: With full effort so many of the best plans are refitted before one is chosen.
-_REFITTED: Final = 3
+#: With full effort so many of the plans are refitted before one is chosen.
+_REFITTED: Final = 4
 
 #: Steps of the refit of a plan that is only weighed.
 _TRIAL_STEPS: Final = 15
@@ -91,7 +91,13 @@ class StructuredStrategy:
             cut = replace(cut, blocks=blocks)
         told = tuple(_told(trial, trial is best) for trial in trials)
         costs = Sensitivity(decoder, searching_part(batches), before, candidates, table).costs()
-        return replace(_pruned(model, cut, told), sensitivity=costs)
+        fitted = None if best.fitted_loss is None else math.exp(best.fitted_loss)
+        return replace(
+            _pruned(model, cut, told),
+            sensitivity=costs,
+            fitted_perplexity=fitted,
+            held_back_perplexity=told[0].perplexity if fitted is not None else None,
+        )
 
     def stream_plan(
         self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
@@ -143,14 +149,28 @@ def _refit_best(
     task: Task, decoder: Decoder, calibration: Calibration, before: Sizes, trials: list[Trial]
 ) -> list[Trial]:
     """Measure the best plans again with their blocks refitted, since refitting helps some cuts more than others."""
+    finalists = _finalists(trials)
     measured = []
-    for trial in trials[:_REFITTED]:
+    for trial in finalists:
         cut = reconstruct(decoder, calibration, before, trial.sizes, trial.dropped, measure=False).cut
         pruned = Decoder.of(build(task.model, task.architecture, cut), task.architecture)
         streams = refit(pruned, cut, calibration.fitted, calibration.held_back, steps=_TRIAL_STEPS).streams
-        first = len(calibration.fitted) if calibration.held_back else 0
-        measured.append(replace(trial, loss=mean_loss(pruned, calibration.batches[first:], streams[first:])))
-    return [*sorted(measured, key=lambda trial: trial.loss), *trials[_REFITTED:]]
+        fitted = len(calibration.fitted)
+        first = fitted if calibration.held_back else 0
+        loss = mean_loss(pruned, calibration.batches[first:], streams[first:])
+        measured.append(replace(trial, loss=loss, fitted_loss=mean_loss(pruned, calibration.fitted, streams[:fitted])))
+    return [*sorted(measured, key=lambda trial: trial.loss), *(trial for trial in trials if trial not in finalists)]
+
+
+def _finalists(trials: list[Trial]) -> list[Trial]:
+    """The plans to refit: the best of every number of layers, then the next best, :data:`_REFITTED` in all.
+
+    A refit makes up for lost width far better than for lost layers, which least squares alone does not show.
+    """
+    first = {trial.sizes.layers: trial for trial in reversed(trials)}
+    leading = [trial for trial in trials if first[trial.sizes.layers] is trial]
+    others = [trial for trial in trials if first[trial.sizes.layers] is not trial]
+    return [*leading, *others][:_REFITTED]
 
 
 def layer_cuts(cut: Cut) -> tuple[LayerCut, ...]:
