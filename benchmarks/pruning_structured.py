@@ -33,6 +33,7 @@ from apt.evaluation.texts import Rows, load_rows
 from apt.plugins.optional.pruning.blocks import Decoder, inputs_of, sizes_of
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.light import ChannelSums, best, column_norms
+from apt.plugins.optional.pruning.matrices import Matrix
 from apt.plugins.optional.pruning.plans import Sizes
 from apt.plugins.optional.pruning.strategies.base import Pruned, Task
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
@@ -104,12 +105,15 @@ def input_sums(subject: Subject) -> list[tuple[ChannelSums, ChannelSums, Tensor,
     decoder = subject.decoder()
     found = []
     for block in decoder.blocks:
-        wide, ff = block.output.weight.shape[1], block.down.weight.shape[1]
+        wide, ff = block.output.matrix.weight.shape[1], block.down.matrix.weight.shape[1]
         found.append((ChannelSums(wide), ChannelSums(ff), torch.zeros(wide).double(), torch.zeros(ff).double()))
     for ids, _, valid in batches_of(decoder, subject.calibration):
         with ExitStack() as stack, torch.no_grad():
             seen = [
-                (stack.enter_context(inputs_of(block.output)), stack.enter_context(inputs_of(block.down)))
+                (
+                    stack.enter_context(inputs_of(block.output.matrix.module)),
+                    stack.enter_context(inputs_of(block.down.matrix.module)),
+                )
                 for block in decoder.blocks
             ]
             subject.model(input_ids=ids, use_cache=False)
@@ -124,8 +128,8 @@ def flap_scores(subject: Subject) -> list[LayerScores]:
     """FLAP's WIFV: variance of each input times the squared norm of its column."""
     found = []
     for block, (outputs, downs, _, _) in zip(subject.decoder().blocks, input_sums(subject), strict=True):
-        heads = outputs.variance * column_norms(block.output.weight)
-        found.append((_by_head(heads, subject.sizes), downs.variance * column_norms(block.down.weight)))
+        heads = outputs.variance * column_norms(block.output.matrix.weight)
+        found.append((_by_head(heads, subject.sizes), downs.variance * column_norms(block.down.matrix.weight)))
     return found
 
 
@@ -136,34 +140,34 @@ def activation_scores(subject: Subject) -> list[LayerScores]:
 
 def magnitude_scores(subject: Subject) -> list[LayerScores]:
     """Sum of absolute weights of a head's and a channel's rows and columns."""
-    return _weight_scores(subject, lambda weight: weight.detach().abs())
+    return _weight_scores(subject.decoder(), subject.sizes, lambda matrix: matrix.weight.abs())
 
 
 def taylor_scores(subject: Subject) -> list[LayerScores]:
     """Sum of |weight * gradient of the mean loss| over a head's and a channel's rows and columns."""
-    model = copy.deepcopy(subject.model)
-    for ids, counted, _ in batches_of(subject.decoder(model), subject.calibration):
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    decoder = subject.decoder(copy.deepcopy(subject.model))
+    for ids, counted, _ in batches_of(decoder, subject.calibration):
+        logits = decoder.model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits[counted], ids[:, 1:][counted], reduction="sum")
         (loss / subject.calibration.tokens).backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    by_weight = {id(p): gradients[name] for name, p in subject.model.named_parameters()}
-    return _weight_scores(subject, lambda weight: (weight * by_weight[id(weight)]).detach().abs())
+
+    def importance(matrix: Matrix) -> Tensor:
+        assert matrix.gradient is not None
+        return (matrix.weight * matrix.gradient).abs()
+
+    return _weight_scores(decoder, subject.sizes, importance)
 
 
-def _weight_scores(subject: Subject, importance: Callable[[Tensor], Tensor]) -> list[LayerScores]:
+def _weight_scores(decoder: Decoder, sizes: Sizes, importance: Callable[[Matrix], Tensor]) -> list[LayerScores]:
+    """Sum the importance of single weights over what a head and a channel are made of."""
     found = []
-    sizes = subject.sizes
-    for block in subject.decoder().blocks:
-        attention, mlp = block.attention, block.mlp
-        q = importance(attention.q_proj.weight).view(sizes.heads, -1).sum(1)
-        o = importance(attention.o_proj.weight).sum(0).view(sizes.heads, -1).sum(1)
-        shared = sum(
-            importance(m.weight).view(sizes.kv_groups, -1).sum(1) for m in (attention.k_proj, attention.v_proj)
-        )
-        heads = q + o + shared.repeat_interleave(sizes.heads_per_group) / sizes.heads_per_group
-        rows = importance(mlp.gate_proj.weight).sum(1) + importance(mlp.up_proj.weight).sum(1)
-        found.append((heads, rows + importance(mlp.down_proj.weight).sum(0)))
+    for block in decoder.blocks:
+        parts = {role: importance(matrix) for role, matrix in block.matrices.items()}
+        own = parts["q"].view(sizes.heads, -1).sum(1) + parts["o"].sum(0).view(sizes.heads, -1).sum(1)
+        shared = parts["k"].view(sizes.kv_groups, -1).sum(1) + parts["v"].view(sizes.kv_groups, -1).sum(1)
+        heads = own + shared.repeat_interleave(sizes.heads_per_group) / sizes.heads_per_group
+        rows = sum((parts[role].sum(1) for role in ("gate", "up") if role in parts), torch.zeros(sizes.ff))
+        found.append((heads, rows + parts["down"].sum(0)))
     return found
 
 
@@ -181,10 +185,10 @@ def thinned(subject: Subject, scores: list[LayerScores], groups: int, ff: int) -
         gone = torch.ones(sizes.kv_groups, dtype=torch.bool)
         gone[list(kept)] = False
         wide = gone.repeat_interleave(sizes.heads_per_group * sizes.head_dim)
-        block.output.weight[:, wide] = 0.0
+        block.output.matrix.weight[:, wide] = 0.0
         stay = torch.zeros(sizes.ff, dtype=torch.bool)
         stay[list(best(channels, ff))] = True
-        block.down.weight[:, ~stay] = 0.0
+        block.down.matrix.weight[:, ~stay] = 0.0
     return model
 
 
@@ -194,8 +198,8 @@ def without_layers(subject: Subject, dropped: list[int]) -> Any:
     model = copy.deepcopy(subject.model)
     for layer in dropped:
         block = subject.decoder(model).blocks[layer]
-        block.output.weight.zero_()
-        block.down.weight.zero_()
+        block.output.matrix.weight.zero_()
+        block.down.matrix.weight.zero_()
     return model
 
 

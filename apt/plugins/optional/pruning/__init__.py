@@ -31,7 +31,8 @@ class ModelPruningPlugin(Plugin):
         )
         registry.add_component(
             "strategy", "structured", f"{_ROOM}.strategies.structured:StructuredStrategy",
-            summary="layers, KV groups with their heads and ff channels, mended by least squares",
+            f"{_ROOM}.strategies.structured:StructuredSettings",
+            "layers, KV groups with their heads and ff channels, mended by least squares",
         )  # fmt: skip
         registry.add_component(
             "strategy", "magnitude", f"{_ROOM}.strategies.magnitude:MagnitudeStrategy",
@@ -51,6 +52,26 @@ class ModelPruningPlugin(Plugin):
             "strategy", "dependency-graph", f"{_ROOM}.strategies.dependency_graph:DependencyGraphStrategy",
             f"{_ROOM}.strategies.dependency_graph:GraphSettings",
             "ff widths and channels of encoders and vision models, by torch-pruning",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "wanda", f"{_ROOM}.strategies.wanda:WandaStrategy",
+            summary="zeroes weights by |w| times input norm in each row; nothing is updated",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "sparsegpt", f"{_ROOM}.strategies.sparsegpt:SparseGPTStrategy",
+            summary="zeroes weights and updates the others by the inverse Hessian",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "taylor", f"{_ROOM}.strategies.taylor:TaylorStrategy",
+            summary="zeroes weights by their Fisher information, from single rows of text",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "unstructured", f"{_ROOM}.strategies.unstructured:UnstructuredStrategy",
+            summary="zeroes weights within budgets of each matrix by the measured rise of the loss",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "reconstruct", f"{_ROOM}.strategies.reconstruct:ReconstructStrategy",
+            summary="zeroes weights and fits what is left of every block to the dense model; the best masks",
         )  # fmt: skip
 
     def prune_model(

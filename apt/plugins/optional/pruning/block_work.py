@@ -5,7 +5,7 @@ that is read layer by layer. The method changes ``block`` in place; the driver t
 next one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,3 +39,7 @@ class BlockWork:
     calls: Sequence[Mapping[str, Any]]
     valid: Sequence[Tensor]
     fitted: int
+
+
+#: What prunes one block in place.
+BlockMethod = Callable[[BlockWork], None]

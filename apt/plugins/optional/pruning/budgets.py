@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from apt.checkpoint.architecture import Architecture
 from apt.console.errors import UnsupportedError
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.decode_times import LEVELS, DecodeTimes, measure_decode_times, random_model
@@ -47,24 +48,28 @@ def budget_for(goal: Goal, before: Sizes, footprint: Footprint, times: Callable[
     )
 
 
-def decode_times(model_class: Any, config: dict[str, Any], before: Sizes, dtype: Any) -> DecodeTimes:
+def decode_times(
+    model_class: Any, config: dict[str, Any], architecture: Architecture, before: Sizes, dtype: Any
+) -> DecodeTimes:
     """Measure decode times on random models of the config's family, in the dtype that the cut model is stored in.
 
     Measured once in a process, so that a plan that was shown is the plan that is made.
     """
     key = (model_class.__name__, json.dumps(config, sort_keys=True, default=str), str(dtype))
     if key not in _MEASURED:
-        _MEASURED[key] = _measured_times(model_class, config, before, dtype)
+        _MEASURED[key] = _measured_times(model_class, config, architecture, before, dtype)
     return _MEASURED[key]
 
 
-def _measured_times(model_class: Any, config: dict[str, Any], before: Sizes, dtype: Any) -> DecodeTimes:
+def _measured_times(
+    model_class: Any, config: dict[str, Any], architecture: Architecture, before: Sizes, dtype: Any
+) -> DecodeTimes:
     from apt.evaluation.speed import measure_speed
 
     with progress("timing layers", 2 + 4 * len(LEVELS), "models") as bar:
 
         def seconds_of(sizes: Sizes) -> float:
-            model = random_model(model_class, config, sizes, dtype)
+            model = random_model(model_class, config, architecture, before, sizes, dtype)
             speed = measure_speed(model, prompt_tokens=_PROMPT_TOKENS, new_tokens=_NEW_TOKENS)
             bar.advance()
             return 1.0 / speed.decode.high  # the fastest run is the one that other work disturbed least
@@ -81,6 +86,6 @@ def checkpoint_budget(goal: Goal, checkpoint: "Checkpoint", before: Sizes) -> Bu
         model_class = getattr(transformers, name, None)
         if model_class is None:
             raise UnsupportedError(f"the speed of the class {name!r} cannot be predicted", hint="ask for a --ratio")
-        return decode_times(model_class, checkpoint.config, before, checkpoint.stored_dtype)
+        return decode_times(model_class, checkpoint.config, checkpoint.architecture, before, checkpoint.stored_dtype)
 
     return budget_for(goal, before, Footprint.of_checkpoint(checkpoint), times)

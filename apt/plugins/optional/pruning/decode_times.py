@@ -5,13 +5,14 @@ measured on random models of the same config with few layers; attention and MLP 
 lines between them. The prediction chooses a plan, and the cut model is measured afterwards.
 """
 
-import copy
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.plans import Sizes
+from apt.plugins.optional.pruning.surgery import sized_config
 
 #: Attention and MLP are measured at these shares of their dense width, besides the whole.
 LEVELS: Final = (0.25, 0.5, 0.75)
@@ -47,10 +48,12 @@ def measure_decode_times(before: Sizes, seconds_of: Callable[[Sizes], float]) ->
 
     :param seconds_of: measures the seconds of one decode step of a model of some sizes; see :func:`random_model`.
     """
-    more = _MORE_LAYERS if before.layer_weights <= _WIDE_WEIGHTS else 1
+    more = min(before.layers - 1, _MORE_LAYERS if before.layer_weights <= _WIDE_WEIGHTS else 1)
     one = seconds_of(replace(before, layers=1))
 
     def layer_seconds(sizes: Sizes) -> float:
+        if not more:  # what lies outside the only layer cannot be told apart, nor does it have to be
+            return one if sizes == before else seconds_of(sizes)
         base = one if sizes == before else seconds_of(replace(sizes, layers=1))
         return max(seconds_of(replace(sizes, layers=1 + more)) - base, 0.0) / more
 
@@ -65,23 +68,19 @@ def measure_decode_times(before: Sizes, seconds_of: Callable[[Sizes], float]) ->
     )
 
 
-def random_model(model_class: Any, config: Mapping[str, Any], sizes: Sizes, dtype: Any) -> Any:
+def random_model(
+    model_class: Any, config: Mapping[str, Any], architecture: Architecture, before: Sizes, sizes: Sizes, dtype: Any
+) -> Any:
     """Return a transformers model of the config's family with other sizes and random weights, for timing only."""
-    changed = copy.deepcopy(dict(config)) | {
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_groups,
-        "intermediate_size": sizes.ff,
-        "head_dim": sizes.head_dim,
-    }
-    if isinstance(changed.get("layer_types"), list):
-        changed["layer_types"] = [changed["layer_types"][0]] * sizes.layers
+    changed = sized_config(config, architecture, range(sizes.layers), before, sizes)
     return model_class._from_config(model_class.config_class.from_dict(changed), dtype=dtype).eval()
 
 
 def _narrower_attention(before: Sizes) -> list[Sizes]:
     """The dense sizes with fewer heads, where a config of any family takes them: powers of two less."""
     found: list[Sizes] = []
+    if before.heads_fill_hidden:  # heads go with the hidden size only
+        return found
     groups, per_group = before.kv_groups, before.heads_per_group
     while (groups % 2 == 0 or per_group % 2 == 0) and len(found) < len(LEVELS):
         groups, per_group = (groups // 2, per_group) if groups % 2 == 0 else (groups, per_group // 2)

@@ -89,14 +89,16 @@ def scalings(
             if vector.grad is not None:
                 square += vector.grad.double().square()
     block.zero_grad()
-    found = {m.weight: _matrix_scaling(sums, tokens, transposed=_is_transposed(m)) for m, sums in moments.items()}
-    return found | {vector: Scaling(_inverse_root(square / max(tokens, 1))) for vector, square in vectors.items()}
+    found = {vector: Scaling(_inverse_root(square / max(tokens, 1))) for vector, square in vectors.items()}
+    for matrix, sums in moments.items():
+        found[_weight(matrix)] = _matrix_scaling(sums, tokens, transposed=_is_transposed(matrix))
+    return found
 
 
 def _watch(sums: _Moments, mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def watch(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         sums.add_inputs(inputs[0].detach()[mask])
-        output.register_hook(sums.add_gradient)
+        output.register_hook(sums.add_gradient)  # type: ignore[no-untyped-call]  # torch stubs
 
     return watch
 
@@ -110,8 +112,13 @@ def _is_matrix(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or _is_transposed(module)
 
 
-def _widths(module: Any) -> tuple[int, int]:
-    first, second = module.weight.shape
+def _weight(module: Any) -> nn.Parameter:
+    weight: nn.Parameter = module.weight
+    return weight
+
+
+def _widths(module: nn.Module) -> tuple[int, int]:
+    first, second = _weight(module).shape
     return (first, second) if _is_transposed(module) else (second, first)
 
 

@@ -125,30 +125,6 @@ def reconstruct(
     return Reconstruction(Cut(before, after, tuple(cuts)), loss)
 
 
-def cut_block(
-    block: Block, layer: int, following: int, batches: Sequence[Any], streams: Sequence[Tensor], before: Sizes,
-    after: Sizes,
-) -> BlockCut:  # fmt: skip
-    """Cut and mend one block of a pass that somebody else makes.
-
-    :param batches: like :class:`~.trace.Batch`, of which only ``valid``, ``streams[following]``, ``middles[layer]`` and
-        ``attention_calls[layer]`` are looked at; all of them are fitted.
-    :param streams: before the block in the model pruned so far; they are moved past it.
-    """
-    state = _State(list(batches), list(streams), len(batches), before, after, mend=True)
-    return _cut_block(state, block, layer, following)
-
-
-def _cut_block(state: "_State", block: Block, layer: int, following: int) -> BlockCut:
-    heads, output = _cut_attention(state, block, layer)
-    channels, down = _cut_mlp(state, block, following)
-    groups = tuple(sorted({head // state.before.heads_per_group for head in heads.kept}))
-    return BlockCut(
-        layer, groups, heads.kept, channels.kept, output, down,
-        heads.importance, channels.importance, state.error(following),
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def layer_loss(decoder: Decoder, calibration: Calibration, before: Sizes, after: Sizes, layer: int) -> float:
     """Return the loss when one layer alone is cut to the sizes ``after`` and mended; all others stay dense.
@@ -171,6 +147,30 @@ def layer_loss(decoder: Decoder, calibration: Calibration, before: Sizes, after:
         calls = [batch.attention_calls[following] for batch in batches[first:]]
         streams = [module(stream, **call) for stream, call in zip(streams, calls, strict=True)]
     return mean_loss(decoder, batches[first:], streams)
+
+
+def cut_block(
+    block: Block, layer: int, following: int, batches: Sequence[Any], streams: Sequence[Tensor], before: Sizes,
+    after: Sizes,
+) -> BlockCut:  # fmt: skip
+    """Cut and mend one block of a pass that somebody else makes.
+
+    :param batches: like :class:`~.trace.Batch`, of which only ``valid``, ``streams[following]``, ``middles[layer]`` and
+        ``attention_calls[layer]`` are looked at; all of them are fitted.
+    :param streams: before the block in the model pruned so far; they are moved past it.
+    """
+    state = _State(list(batches), list(streams), len(batches), before, after, mend=True)
+    return _cut_block(state, block, layer, following)
+
+
+def _cut_block(state: "_State", block: Block, layer: int, following: int) -> BlockCut:
+    heads, output = _cut_attention(state, block, layer)
+    channels, down = _cut_mlp(state, block, following)
+    groups = tuple(sorted({head // state.before.heads_per_group for head in heads.kept}))
+    return BlockCut(
+        layer, groups, heads.kept, channels.kept, output, down,
+        heads.importance, channels.importance, state.error(following),
+    )  # fmt: skip
 
 
 def first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:

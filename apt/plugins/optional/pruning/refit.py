@@ -161,7 +161,7 @@ class _Fit:
             total += float(error.detach())
         for parameter, start, norm in zip(self._parameters, self._start, self._norms, strict=True):
             pull = RIDGE * (parameter - start).square().sum() / norm
-            pull.backward()
+            pull.backward()  # type: ignore[no-untyped-call]  # torch stubs
             total += float(pull.detach())
         for variable, parameter, scaling in zip(self.variables, self._parameters, self._scaling, strict=True):
             assert parameter.grad is not None

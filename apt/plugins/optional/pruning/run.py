@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from apt.checkpoint.atomic import check_target
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import NotFoundError, UnsupportedError, UsageError
+from apt.console.errors import UsageError
 from apt.evaluation.checking import check_text_ref
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.options import PruneOptions
@@ -15,9 +15,6 @@ from apt.plugins.optional.pruning.strategies.base import PlanPreview, Strategy
 
 if TYPE_CHECKING:
     from apt.registry import Component
-
-#: Names that users know and that this version does not bring.
-_PLANNED: Final = ("taylor", "unstructured", "wanda", "sparsegpt")
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,6 @@ class Run:
 def find_strategy(name: str) -> Strategy:
     """Return a strategy by its component name.
 
-    :raises UnsupportedError: for one that is planned but not in this version.
     :raises NotFoundError: for a name that nobody registered.
     """
     strategy: Strategy = _component(name).load()()
@@ -98,11 +94,4 @@ def settings_of(options: PruneOptions) -> dict[str, Any]:
 def _component(name: str) -> "Component":
     from apt.plugins.host import current
 
-    registry = current().registry()
-    try:
-        return registry.get("strategy", name)
-    except NotFoundError:
-        if name not in _PLANNED:
-            raise
-        known = ", ".join(registry.names("strategy"))
-        raise UnsupportedError(f"the strategy {name!r} is not in this version", hint=f"there are {known}") from None
+    return current().registry().get("strategy", name)

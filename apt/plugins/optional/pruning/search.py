@@ -9,6 +9,7 @@ is fitted again on all rows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from apt.console.errors import UnsupportedError
@@ -110,13 +111,15 @@ def search(
     with progress("searching", len(candidates), "plans") as bar:
         for sizes in candidates:
             dropped = sensitivity.dropped(before.layers - sizes.layers)
-            loss = table.loss(
-                plan_name(sizes, dropped),
-                lambda sizes=sizes, dropped=dropped: reconstruct(decoder, calibration, before, sizes, dropped).loss,
-            )
+            measure = partial(_loss, decoder, calibration, before, sizes, dropped)
+            loss = table.loss(plan_name(sizes, dropped), measure)
             trials.append(Trial(sizes, dropped, removed_share(before, sizes), loss))
             bar.advance()
     return sorted(trials, key=lambda trial: trial.loss if math.isfinite(trial.loss) else math.inf)
+
+
+def _loss(decoder: Decoder, calibration: Calibration, before: Sizes, sizes: Sizes, dropped: Sequence[int]) -> float:
+    return reconstruct(decoder, calibration, before, sizes, dropped).loss
 
 
 def plan_name(sizes: Sizes, dropped: Sequence[int]) -> str:

@@ -46,8 +46,8 @@ def cut_streamed(run: Run, target: Path, *, speed: bool) -> PruneResult:
         ]
         made = Made(streamed.plan, streamed.removed_share, streamed.smaller, streamed.layers)
         result = told(
-            run, target, written, made, *figures, reload_skipped="cut layer by layer, there is no model to compare with",
-            **_speed(run, written, speed),
+            run, target, written, made, *figures,
+            reload_skipped="cut layer by layer, there is no model to compare with", **_speed(run, written, speed),
         )  # fmt: skip
         keep(result, writer)
         return result

@@ -68,9 +68,10 @@ def test_speed_takes_the_largest_plan_that_is_predicted_to_reach_it(checkpoint: 
 
 def test_a_real_measurement_gives_plans_for_a_speed(checkpoint: Checkpoint):
     sizes = sizes_of(checkpoint.architecture, checkpoint.config)
-    times = budgets.decode_times(type(checkpoint.load()), checkpoint.config, sizes, checkpoint.stored_dtype)
+    given = (type(checkpoint.load()), checkpoint.config, checkpoint.architecture, sizes, checkpoint.stored_dtype)
+    times = budgets.decode_times(*given)
     assert times.step_seconds(sizes) > 0.0
-    assert times is budgets.decode_times(type(checkpoint.load()), checkpoint.config, sizes, checkpoint.stored_dtype)
+    assert times is budgets.decode_times(*given)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,9 @@ def test_footprints_of_plans_are_those_of_the_cut_model(checkpoint: Checkpoint, 
     after = sizes_of(checkpoint.architecture, pruned.model.config.to_dict())
     told = Footprint.of_checkpoint(checkpoint)
     assert told.parameters(after) == sum(p.numel() for p in pruned.model.parameters())
+
+
+def test_sizes_per_layer_are_refused_with_the_reason(checkpoint: Checkpoint, rows):
+    task = Task(checkpoint.load(), checkpoint.architecture, Goal(ratio=0.3), rows, settings={"per_layer": True})
+    with pytest.raises(UnsupportedError, match="plain from_pretrained could not load"):
+        StructuredStrategy().prune(task)

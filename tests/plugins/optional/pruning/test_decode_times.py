@@ -32,9 +32,18 @@ def test_noise_never_makes_a_wider_layer_faster():
         assert found == sorted(found)
 
 
+def test_a_model_of_one_layer_has_times_too():
+    dense = replace(DENSE, layers=1)
+    times = measure_decode_times(dense, clock)
+    assert times.step_seconds(dense) == pytest.approx(clock(dense))
+    assert times.step_seconds(replace(dense, ff=128)) == pytest.approx(clock(replace(dense, ff=128)))
+
+
 def test_random_models_have_the_sizes_asked_for(llama_dir: Path):
     checkpoint = Checkpoint.open(llama_dir)
     dense = sizes_of(checkpoint.architecture, checkpoint.config)
     wanted = replace(dense, layers=1, ff=24)
-    model = random_model(type(checkpoint.load()), checkpoint.config, wanted, torch.float32)
+    model = random_model(
+        type(checkpoint.load()), checkpoint.config, checkpoint.architecture, dense, wanted, torch.float32
+    )
     assert sizes_of(checkpoint.architecture, model.config.to_dict()) == wanted

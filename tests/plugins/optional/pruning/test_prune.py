@@ -101,8 +101,6 @@ def test_refusals_leave_nothing_behind(llama_dir: Path, text: Path, tmp_path: Pa
         prune(options(llama_dir, target, text, ratio=0.9999))
     with pytest.raises(NotFoundError, match="no strategy is called 'structred'"):
         prune(options(llama_dir, target, text, strategy="structred"))
-    with pytest.raises(UnsupportedError, match="'taylor' is not in this version"):
-        prune(options(llama_dir, target, text, strategy="taylor"))
     broken = new_llama(tmp_path / "broken", num_hidden_layers=2)
     model = Checkpoint.open(broken).load()
     with torch.no_grad():

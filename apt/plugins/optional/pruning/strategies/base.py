@@ -93,6 +93,8 @@ class Pruned:
     :param removed_share: share of the decoder's linear weights that is gone or zero, exactly.
     :param smaller: whether weights are truly gone (and not only zero).
     :param trials: plans that were weighed, best first.
+    :param fitted_perplexity: on the calibration rows that weights were fitted on; ``None`` when not measured.
+    :param held_back_perplexity: on calibration rows that nothing was fitted on; the distance of the two is the overfit.
     """
 
     model: Any
@@ -101,6 +103,8 @@ class Pruned:
     plan: str
     layers: tuple[LayerCut, ...]
     trials: tuple[PlanTrial, ...] = ()
+    fitted_perplexity: float | None = None
+    held_back_perplexity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

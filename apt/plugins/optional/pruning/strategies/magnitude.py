@@ -1,53 +1,44 @@
 """Unstructured magnitude pruning: the smallest weights of every matrix become zero. Nothing gets smaller or faster."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import UnsupportedError
-from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, Pruned, Task
-
-if TYPE_CHECKING:
-    from apt.checkpoint.reader import Checkpoint
-
-_PLAN = "the smallest weights of each matrix set to zero"
+from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.masks.driver import layers_of, matrices_of
+from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
+from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_matrix
+from apt.plugins.optional.pruning.strategies.base import Effort, Pruned, Task
+from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, wanted_of
 
 
-class MagnitudeStrategy:
+class MagnitudeStrategy(MaskStrategy):
     """Zeroes the same share of every linear matrix of the decoder, by absolute value (Han et al., 2015)."""
 
-    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
-        """Return the one plan: sizes stay; see :class:`~.base.Strategy`."""
-        checkpoint.architecture.check_uniform("pruning")
-        return [PlanPreview(_PLAN, _ratio(goal), checkpoint.parameters, checkpoint.size_bytes)]
+    name = "magnitude"
+    plan = "the smallest weights of each matrix set to zero"
+
+    def block_method(self, wanted: Wanted, effort: Effort) -> BlockMethod:
+        """Return the method; it looks at no stream."""
+
+        def prune_block(work: BlockWork) -> None:
+            for module in work.matrices.values():
+                weight = weight_of(module, work.transposed)
+                set_weight(module, work.transposed, weight * keep_of_matrix(weight.abs(), wanted))
+
+        return prune_block
 
     def prune(self, task: Task) -> Pruned:
-        """Zero the weights of a copy; see :class:`~.base.Strategy`."""
+        """Zero the weights of a copy; no text is read."""
         task.architecture.check_uniform("pruning")
-        ratio = _ratio(task.goal)
+        method = self.block_method(wanted_of(task.goal, self.name), task.effort)
         model = copy.deepcopy(task.model)
-        zeros: dict[int, int] = {}
-        totals: dict[int, int] = {}
-        for layer, weight in linear_weights(model, task.architecture):
-            count = round(ratio * weight.numel())
-            _zero_smallest(weight, count)
-            zeros[layer] = zeros.get(layer, 0) + count
-            totals[layer] = totals.get(layer, 0) + weight.numel()
-        share = sum(zeros.values()) / max(1, sum(totals.values()))
-        dimensions = task.architecture.dimensions(model.config.to_dict())
-        sizes = (dimensions.heads,) * 2 + (dimensions.kv_heads,) * 2 + (dimensions.ff,) * 2
-        cuts = tuple(LayerCut(i, i, *sizes, removed_share=zeros[i] / totals[i]) for i in sorted(totals))
-        return Pruned(model, share, smaller=False, plan=_PLAN, layers=cuts)
-
-
-def _ratio(goal: Goal) -> float:
-    if goal.ratio is None:
-        raise UnsupportedError(f"the strategy magnitude cannot give {goal}", hint="it takes --ratio")
-    return goal.ratio
+        for index, block in enumerate(layers_of(model, task.architecture)):
+            matrices = matrices_of(block, task.architecture)
+            method(BlockWork(index, block, matrices, task.architecture.transposed, (), (), (), (), (), 0))
+        return outcome(task, model, self.plan)
 
 
 def linear_weights(model: Any, architecture: Architecture) -> list[tuple[int, Tensor]]:
@@ -58,10 +49,3 @@ def linear_weights(model: Any, architecture: Architecture) -> list[tuple[int, Te
         if layer is not None and parameter.ndim == 2 and architecture.component_of(name) in ("attention", "mlp"):
             found.append((layer, parameter))
     return found
-
-
-@torch.no_grad()
-def _zero_smallest(weight: Tensor, count: int) -> None:
-    """Set the ``count`` entries of least magnitude to zero; of equals the first go."""
-    order = weight.abs().flatten().argsort(stable=True)[:count]
-    weight.view(-1)[order] = 0.0

@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from pydantic import Field
 
-from apt.console.errors import BadInputError
+from apt.console.errors import BadInputError, UnsupportedError
+from apt.options import Options
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
 from apt.plugins.optional.pruning.budgets import budget_for, checkpoint_budget, decode_times
+from apt.plugins.optional.pruning.decode_times import DecodeTimes
 from apt.plugins.optional.pruning.footprint import Footprint
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.light import even_plan, light_cut
@@ -33,6 +36,12 @@ _REFITTED: Final = 3
 _TRIAL_STEPS: Final = 15
 
 
+class StructuredSettings(Options):
+    """What the strategy takes beside the goal."""
+
+    per_layer: bool = Field(default=False, description="Sizes of their own for every layer; refused, see the docs.")
+
+
 class StructuredStrategy:
     """Depth and width of Llama-like decoders, by measured loss, mended by sequential least squares."""
 
@@ -53,6 +62,12 @@ class StructuredStrategy:
 
     def prune(self, task: Task) -> Pruned:
         """Search, cut and mend; see :class:`~.base.Strategy`."""
+        if task.settings.get("per_layer"):
+            raise UnsupportedError(
+                f"sizes per layer: no stock class of {task.architecture.model_type!r} has layers of unlike sizes, so "
+                "plain from_pretrained could not load the result",
+                hint="leave per_layer out: one size for all layers",
+            )
         decoder = Decoder.of(task.model, task.architecture)
         before = sizes_of(task.architecture, task.model.config.to_dict())
         budget = _budget(task, before)
@@ -104,7 +119,11 @@ def _budget(task: Task, before: Sizes) -> Budget:
     dtype = task.stored_dtype or task.model.dtype
     footprint = Footprint.of_model(task.model, task.architecture, dtype.itemsize)
     config = task.model.config.to_dict()
-    return budget_for(task.goal, before, footprint, lambda: decode_times(type(task.model), config, before, dtype))
+
+    def times() -> DecodeTimes:
+        return decode_times(type(task.model), config, task.architecture, before, dtype)
+
+    return budget_for(task.goal, before, footprint, times)
 
 
 def _pruned(model: Any, cut: Cut, trials: tuple[PlanTrial, ...]) -> Pruned:

@@ -1,0 +1,123 @@
+"""What the strategies that only set weights to zero have in common: goals, previews, the count of what is gone."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from apt.checkpoint.architecture import Architecture
+from apt.console.errors import BadInputError, UnsupportedError
+from apt.evaluation.scoring import score_rows
+from apt.plugins.optional.pruning.block_work import BlockMethod
+from apt.plugins.optional.pruning.goals import Goal, Pattern
+from apt.plugins.optional.pruning.masks.driver import ROLES, feed, layers_of, matrices_of, walk
+from apt.plugins.optional.pruning.masks.matrices import weight_of
+from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
+from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, Pruned, Task
+
+if TYPE_CHECKING:
+    from apt.checkpoint.reader import Checkpoint
+    from apt.evaluation.texts import Rows
+
+
+class MaskStrategy:
+    """A strategy that works block by block with one :data:`~..block_work.BlockMethod`; see :class:`~.base.Strategy`.
+
+    Subclasses give :meth:`block_method`; those that look at the whole model first override :meth:`prune`.
+    """
+
+    #: The component's name.
+    name: ClassVar[str]
+    #: What it does, for people.
+    plan: ClassVar[str]
+
+    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
+        """Return the one plan: sizes stay."""
+        architecture = checkpoint.architecture
+        architecture.check_uniform("pruning")
+        wanted = wanted_of(goal, self.name)
+        if isinstance(wanted, Pattern):
+            for name, tensor in checkpoint.tensors.items():
+                if architecture.role_of(name) in ROLES and len(tensor.shape) == 2:
+                    check_groups(wanted, tensor.shape[0 if architecture.transposed else 1])
+        share = wanted.share if isinstance(wanted, Pattern) else wanted
+        return [PlanPreview(self.plan, share, checkpoint.parameters, checkpoint.size_bytes)]
+
+    def block_method(self, wanted: Wanted, effort: Effort) -> BlockMethod:
+        """Return what prunes one block in work; the same for a model in memory and one that is streamed."""
+        raise NotImplementedError
+
+    def prune(self, task: Task) -> Pruned:
+        """Zero the weights of a copy, block by block."""
+        task.architecture.check_uniform("pruning")
+        method = self.block_method(wanted_of(task.goal, self.name), task.effort)
+        feeds = feed(task.model, task.architecture, task.rows)
+        with solvable():
+            walked = walk(task.model, task.architecture, feeds, method)
+        return outcome(task, walked.model, self.plan, walked.errors)
+
+
+def wanted_of(goal: Goal, strategy: str) -> Wanted:
+    """Return the share or pattern that is asked of every matrix.
+
+    :raises UnsupportedError: for a goal that zeros cannot meet.
+    """
+    if goal.pattern is not None:
+        return goal.pattern
+    if goal.ratio is not None:
+        return goal.ratio
+    raise UnsupportedError(
+        f"the strategy {strategy} cannot give {goal}: zeros save neither bytes nor time",
+        hint="it takes --ratio or --pattern; --strategy structured takes sizes",
+    )
+
+
+@contextmanager
+def solvable() -> Iterator[None]:
+    """Say in a line what is wrong when a factorisation fails.
+
+    :raises BadInputError: for a matrix that is not positive definite.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
+        raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
+
+
+def zeros_of(model: Any, architecture: Architecture) -> list[tuple[int, int]]:
+    """Return for each layer how many weights of its linear matrices are zero, and how many there are."""
+    counts = []
+    for layer in layers_of(model, architecture):
+        weights = [weight_of(m, architecture.transposed) for m in matrices_of(layer, architecture).values()]
+        counts.append((sum(int((w == 0.0).sum()) for w in weights), sum(w.numel() for w in weights)))
+    return counts
+
+
+def outcome(task: Task, model: Any, plan: str, errors: tuple[float, ...] | None = None, **more: Any) -> Pruned:
+    """Count the zeros and tell."""
+    counts = zeros_of(model, task.architecture)
+    dimensions = task.architecture.dimensions(model.config.to_dict())
+    sizes = (dimensions.heads,) * 2 + (dimensions.kv_heads,) * 2 + (dimensions.ff,) * 2
+    cuts = tuple(
+        LayerCut(i, i, *sizes, removed_share=zeros / total, stream_error=errors[i] if errors else None)
+        for i, (zeros, total) in enumerate(counts)
+    )
+    share = sum(zeros for zeros, _ in counts) / max(1, sum(total for _, total in counts))
+    return Pruned(model, share, smaller=False, plan=plan, layers=cuts, **more)
+
+
+def mean_perplexity(model: Any, rows: "Rows") -> float:
+    """Return the perplexity over all counted tokens."""
+    scores = score_rows(model, rows)
+    mean = float(scores.nll.sum() / scores.tokens.sum())
+    return math.exp(mean) if mean < 700.0 else math.inf
+
+
+def split(rows: "Rows", every: int) -> "tuple[Rows, Rows | None]":
+    """Hold back every so many-th row; none of fewer than ``every``."""
+    held_back = list(range(every - 1, len(rows), every))
+    if not held_back:
+        return rows, None
+    return rows.take([i for i in range(len(rows)) if i % every != every - 1]), rows.take(held_back)
