@@ -6,6 +6,10 @@
 followed by as many steps under its mask: the same rows, loss, optimizer, learning rate and seed. ``one shot`` has no
 training at all. All are scored on the same held-out rows. The bar: the better of the two is better than the control;
 the exit code is 1 when it is missed.
+
+On ``tiny`` with 150 steps and 64 rows it is missed. Held-out perplexity, dense 14.63: at 60 % one shot and training
+16.20, lottery of three rounds 16.42, dynamic 16.41; at 80 % 23.68, 27.49 and 25.32. Steps under the final mask are
+worth more than a better mask when there are so few of them.
 """
 
 import argparse
