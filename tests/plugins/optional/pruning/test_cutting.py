@@ -69,6 +69,11 @@ def test_a_mask_says_what_it_does_not_save(model: Path, tmp_path: Path, text: Pa
     assert "zeros only: same size, same speed, measured" in title and "× the decode speed" in title
 
 
+def test_bytes_are_counted_in_the_stored_dtype(model: Path, tmp_path: Path, text: Path):
+    result = prune(options(model, tmp_path, text, target_bytes="0.8x", effort="light"))
+    assert 0.75 * result.size_bytes_before <= result.size_bytes_after <= 0.8 * result.size_bytes_before
+
+
 def test_what_was_written_wrongly_does_not_appear(model: Path, tmp_path: Path, text: Path, monkeypatch):
     def spoilt(writer, cut, parent):
         with torch.no_grad():
@@ -78,4 +83,4 @@ def test_what_was_written_wrongly_does_not_appear(model: Path, tmp_path: Path, t
     monkeypatch.setattr(cutting.CheckpointWriter, "write_model", spoilt)
     with pytest.raises(CheckFailedError, match="computes other logits"):
         prune(options(model, tmp_path, text))
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
