@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 _MEMORY_SHARE: Final = 0.5
 
 #: Streams that are alive at a time: before and after a layer, of the dense and of the pruned model.
-_ALIVE: Final = 4
+ALIVE: Final = 4
 
 
 class StreamPlan(Protocol):
@@ -137,8 +137,8 @@ def prune_streamed(
         together = [batch for some in batches for batch in some]
         method = plan.method(checkpoint, source)
         hidden = checkpoint.architecture.dimensions(checkpoint.config).hidden
-        space = StreamPlace.of(together, work.path, _ALIVE * hidden, memory_bytes)
-        check_room(work, _ALIVE * space.stream_bytes(hidden))
+        space = StreamPlace.of(together, work.path, ALIVE * hidden, memory_bytes)
+        check_room(work, ALIVE * space.stream_bytes(hidden))
         work.start()
         frame = source.frame()
         entries = _entries(frame, texts, batches)
@@ -157,6 +157,11 @@ def prune_streamed(
             result = finish(writer, told)
         work.remove()
     return result
+
+
+def tensor_specs(checkpoint: Checkpoint, plan: StreamPlan) -> list[TensorSpec]:
+    """Return the tensors that the output of a plan will have; only headers are read."""
+    return _Layout(checkpoint, CheckpointLayers(checkpoint), plan).specs
 
 
 class _Layout:
