@@ -24,7 +24,7 @@ from apt.evaluation.statistics import ratio_estimate
 from apt.evaluation.texts import rows_from_ids, save_rows, shared_context
 from apt.plugins.host import current
 from apt.plugins.optional.pruning.recovery_result import RecoveryResult
-from apt.plugins.optional.pruning.strategies.magnitude import linear_weights
+from apt.plugins.optional.pruning.trained_masks import matrices_of
 from apt.plugins.optional.pruning.zeros import KeepZeros, zero_share, zeros_of
 from apt.registry import Registry
 from apt.training import catalog
@@ -150,7 +150,7 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
     teacher = load_teacher(parent, config, device())
     model: Any = pruned.load(dtype=torch.float32)
     lesson = _lesson(task, config, pruned, parent, model, teacher, registry)
-    weights = [weight for _, weight in linear_weights(model, pruned.architecture)]
+    weights = [matrix.weight for matrix in matrices_of(model, pruned.architecture)]
     before_zeros, dead = zero_share(weights), zeros_of(weights)
     if dead:
         _check_in_place(config)
