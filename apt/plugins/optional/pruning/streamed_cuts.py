@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from apt.checkpoint.loading import empty_model
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.blocks import Block, block_of, check_family, sizes_of
 from apt.plugins.optional.pruning.drivers import Change, Step
 from apt.plugins.optional.pruning.layers import CheckpointLayers, EmptyLayers
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.light import ChannelSums, column_norms, light_choice
 from apt.plugins.optional.pruning.plans import Sizes, describe_plan, removed_share
 from apt.plugins.optional.pruning.reconstruct import BlockCut, Cut, cut_block, first_changed
@@ -188,13 +189,11 @@ class CutMethod:
             for i in range(step.fitted)
         ]  # fmt: skip
         streams = [step.streams[i].clone() for i in range(step.fitted)]
-        try:
+        with solvable():
             return cut_block(
                 self._view(step.loaded()), step.layer, step.following, batches, streams, self._plan.before,
                 self._plan.after,
             )  # fmt: skip
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
-            raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
 
 
 @dataclass(frozen=True)

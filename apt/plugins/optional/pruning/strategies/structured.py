@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from pydantic import Field
 
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import UnsupportedError
 from apt.options import Options
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
 from apt.plugins.optional.pruning.budgets import budget_for, checkpoint_budget, decode_times
 from apt.plugins.optional.pruning.decode_times import DecodeTimes
 from apt.plugins.optional.pruning.footprint import Footprint
 from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.light import even_plan, light_cut
 from apt.plugins.optional.pruning.plans import Budget, Sizes, describe_plan, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
@@ -71,15 +71,13 @@ class StructuredStrategy:
             return _light(task, decoder, before, budget)
         candidates = legal_shapes(before, budget, task.goal, heads_divide_hidden=task.architecture.heads_divide_hidden)
         batches = trace(decoder, task.rows)
-        try:
+        with solvable():
             table = Table(table_path(task.model, task.rows))
             trials = search(decoder, searching_part(batches), before, candidates, table)
             if task.effort == "full":
                 trials = _refit_best(task, decoder, searching_part(batches), before, trials)
             best = trials[0]
             cut = reconstruct(decoder, Calibration(batches), before, best.sizes, best.dropped, measure=False).cut
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
-            raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
         model = build(task.model, task.architecture, cut)
         if task.effort == "full":
             errors = refit(Decoder.of(model, task.architecture), cut, batches).errors
