@@ -107,7 +107,7 @@ def input_sums(subject: Subject) -> list[tuple[ChannelSums, ChannelSums, Tensor,
     for block in decoder.blocks:
         wide, ff = block.output.matrix.weight.shape[1], block.down.matrix.weight.shape[1]
         found.append((ChannelSums(wide), ChannelSums(ff), torch.zeros(wide).double(), torch.zeros(ff).double()))
-    for ids, _, valid in batches_of(decoder, subject.calibration):
+    for batch in batches_of(decoder, subject.calibration):
         with ExitStack() as stack, torch.no_grad():
             seen = [
                 (
@@ -116,9 +116,9 @@ def input_sums(subject: Subject) -> list[tuple[ChannelSums, ChannelSums, Tensor,
                 )
                 for block in decoder.blocks
             ]
-            subject.model(input_ids=ids, use_cache=False)
+            subject.model(input_ids=batch.ids, use_cache=False)
         for sums, (outputs, downs) in zip(found, seen, strict=True):
-            for place, inputs in enumerate((outputs[0][valid], downs[0][valid])):
+            for place, inputs in enumerate((outputs[0][batch.valid], downs[0][batch.valid])):
                 sums[place].add(inputs)
                 sums[place + 2].add_(inputs.double().abs().sum(0))
     return found
@@ -146,7 +146,8 @@ def magnitude_scores(subject: Subject) -> list[LayerScores]:
 def taylor_scores(subject: Subject) -> list[LayerScores]:
     """Sum of |weight * gradient of the mean loss| over a head's and a channel's rows and columns."""
     decoder = subject.decoder(copy.deepcopy(subject.model))
-    for ids, counted, _ in batches_of(decoder, subject.calibration):
+    for batch in batches_of(decoder, subject.calibration):
+        ids, counted = batch.ids, batch.counted
         logits = decoder.model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits[counted], ids[:, 1:][counted], reduction="sum")
         (loss / subject.calibration.tokens).backward()

@@ -1,4 +1,4 @@
-"""Pruning: structured cuts of depth and width with least-squares reconstruction, and magnitude masks."""
+"""Pruning: structured cuts and masks of decoders, fitted again in closed form; recovery; encoders by their graph."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -106,7 +106,7 @@ def _strategy(run: Run, dense: Any, texts: Texts) -> tuple[Any, Made]:
     pruned = run.strategy.prune(
         Task(
             dense, run.checkpoint.architecture, run.goal, texts.calibration, options.effort, options.seed,
-            run.settings, run.work_dir / _STRATEGY,
+            run.settings, run.work_dir / _STRATEGY, run.checkpoint.stored_dtype,
         )
     )  # fmt: skip
     return pruned.model, Made(pruned.plan, pruned.removed_share, pruned.smaller, pruned.layers, pruned.trials)

@@ -5,8 +5,9 @@ the stream of the layers changed before, its tensors are written to their places
 
 Memory: one layer in float32 (in the stored dtype where the method allows it), its activations on
 :data:`~apt.plugins.optional.pruning.trace.BATCH_TOKENS` tokens, what the method sums up (a few matrices of inputs ×
-inputs; nothing of the kind with effort ``light``), and the residual streams as far as :mod:`.streams` keeps them in
-memory. Where layers are dropped, the one before them is read a second time rather than held meanwhile.
+inputs; nothing of the kind with effort ``light``) or keeps (with ``fast``: one block's activations on all rows), and
+the residual streams as far as :mod:`.streams` keeps them in memory. Where layers are dropped, the one before them is
+read a second time rather than held meanwhile.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from apt.console.errors import BadInputError
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.blocks import inputs_of
 from apt.plugins.optional.pruning.frame import Entry
 from apt.plugins.optional.pruning.layers import LayerSource
+from apt.plugins.optional.pruning.reconstruct import stream_error
 from apt.plugins.optional.pruning.streams import StreamPlace, Streams
-from apt.plugins.optional.pruning.trace import CalibrationBatch
+from apt.plugins.optional.pruning.trace import CalibrationBatch, check_finite
 from apt.plugins.optional.pruning.work_directory import WorkDirectory
 
 #: Submodules of a block whose inputs are to be looked at during the dense pass.
@@ -42,17 +43,13 @@ class Change:
     told: Mapping[str, Any]
 
 
-class BlockMethod(Protocol):
-    """A way to prune that needs one block at a time."""
+class LayerMethod(Protocol):
+    """A way to prune that needs one layer at a time, and knows what its tensors become."""
 
     #: Dense layers that stay, ascending.
     kept: Sequence[int]
     #: Linear weights may keep the stored dtype.
     stored: bool
-
-    def floats_per_token(self) -> int:
-        """Floats of a token that the method keeps in streams of its own, at most."""
-        ...
 
     def change(self, step: "Step", told: Sequence[tuple[int, Mapping[str, Any]]]) -> Change:
         """Run the dense pass, change the block and run the pruned pass.
@@ -111,7 +108,8 @@ class Step:
             with ExitStack() as stack:
                 seen = [stack.enter_context(inputs_of(module)) for module in modules]
                 output = block(self.dense_streams[index], **call)
-            self.dense_outputs.put(index, _finite(output))
+            check_finite(output)
+            self.dense_outputs.put(index, output)
             yield index, [inputs[0] for inputs in seen]
         del block
         for layer in range(self.layer + 1, self.following):
@@ -125,19 +123,18 @@ class Step:
 
     def error(self) -> float:
         """Squared distance of the fitted rows' pruned stream from the dense one after the block, relative to that."""
-        apart = square = 0.0
-        for index in range(self.fitted):
-            valid = self.batches[index].valid
-            target = self.dense_outputs[index][valid]
-            apart += float((self.outputs[index][valid] - target).square().sum())
-            square += float(target.square().sum())
-        return apart / max(square, 1e-30)
+        fitted = range(self.fitted)  # a batch at a time: streams may lie in files
+        return stream_error(
+            (self.outputs[i] for i in fitted),
+            (self.dense_outputs[i] for i in fitted),
+            (self.batches[i].valid for i in fitted),
+        )
 
 
 @torch.no_grad()
 def walk(
     source: LayerSource,
-    method: BlockMethod,
+    method: LayerMethod,
     batches: Sequence[CalibrationBatch],
     entries: Sequence[Entry],
     space: StreamPlace,
@@ -191,10 +188,6 @@ def _begin(
 def run_dense(block: nn.Module, streams: Streams, calls: Sequence[Mapping[str, Any]]) -> None:
     """Move streams past a dense layer."""
     for index, call in enumerate(calls):
-        streams.put(index, _finite(block(streams[index], **call)))
-
-
-def _finite(stream: Tensor) -> Tensor:
-    if not bool(stream.isfinite().all()):
-        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-    return stream
+        output = block(streams[index], **call)
+        check_finite(output)
+        streams.put(index, output)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import BadInputError
-from apt.plugins.optional.pruning.trace import CalibrationBatch
+from apt.plugins.optional.pruning.trace import CalibrationBatch, check_ids
 
 #: Positions whose losses are computed side by side.
 _POSITIONS: Final = 8192
@@ -77,10 +76,7 @@ class Frame:
         :param source: the text's name, for the message.
         :raises BadInputError: when an id lies outside the model's vocabulary.
         """
-        if int(ids.min()) < 0 or int(ids.max()) >= self._vocabulary:
-            raise BadInputError(
-                f"the text {source!r} has token ids outside the model's vocabulary of {self._vocabulary}"
-            )
+        check_ids(ids, self._vocabulary, source=source)
         if self._gather is not None:
             known, ids = torch.unique(ids, return_inverse=True)
             embedding = self._model.get_input_embeddings()

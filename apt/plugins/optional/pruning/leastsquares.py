@@ -15,12 +15,15 @@ that the down_proj of a 7B model (11,008 inputs) takes 1.9 GB and not 3.9.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from apt.console.errors import BadInputError
 
 #: Ridge relative to the mean diagonal of the Gram matrix.
 RIDGE: Final = 1e-3
@@ -33,6 +36,18 @@ WIDE: Final = 8192
 
 #: A greedy choice takes at most so many steps; wider layers lose several inputs in a step.
 MAX_STEPS: Final = 512
+
+
+@contextmanager
+def solvable() -> Iterator[None]:
+    """Say in a line what is wrong when a factorisation fails.
+
+    :raises BadInputError: for a matrix that is not positive definite.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
+        raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
 
 
 class Gram:

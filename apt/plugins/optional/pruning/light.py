@@ -116,13 +116,13 @@ def light_cut(decoder: Decoder, rows: "Rows", before: Sizes, after: Sizes) -> Cu
     """Run a dense model in memory once over the rows and choose in every layer; nothing is fitted."""
     output_sums = [ChannelSums(block.output.matrix.weight.shape[1]) for block in decoder.blocks]
     down_sums = [ChannelSums(block.down.matrix.weight.shape[1]) for block in decoder.blocks]
-    for ids, _, valid in batches_of(decoder, rows):
+    for batch in batches_of(decoder, rows):
         with ExitStack() as stack:
             outputs = [stack.enter_context(inputs_of(block.output.matrix.module)) for block in decoder.blocks]
             downs = [stack.enter_context(inputs_of(block.down.matrix.module)) for block in decoder.blocks]
-            decoder.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            decoder.model(input_ids=batch.ids, use_cache=False, logits_to_keep=1)
         for sums, seen in zip([*output_sums, *down_sums], [*outputs, *downs], strict=True):
-            sums.add(seen[0][valid])
+            sums.add(seen[0][batch.valid])
     cuts = []
     for layer, block in enumerate(decoder.blocks):
         choice = light_choice(

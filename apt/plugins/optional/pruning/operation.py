@@ -52,9 +52,15 @@ def preview(options: PruneOptions) -> PrunePreview:
     checkpoint = run.checkpoint
     if isinstance(run.strategy, FileStrategy):
         return _preview_of_files(_alone(run), run.strategy)
-    largest = max(run.plans, key=lambda plan: plan.size_bytes)
+    plans = run.plans
+    if options.stream:
+        from apt.plugins.optional.pruning.streaming import memory_of, preview_streamed
+
+        plans = (preview_streamed(run),)
+    largest = max(plans, key=lambda plan: plan.size_bytes)
     dimensions = checkpoint.architecture.dimensions(checkpoint.config)
     activations = options.tokens * dimensions.hidden * (2 * dimensions.layers + 1)
+    in_memory = _VALUE_BYTES * (checkpoint.parameters + largest.parameters + activations)
     text = text_of(options, checkpoint)
     return PrunePreview(
         model=checkpoint.name,
@@ -66,9 +72,9 @@ def preview(options: PruneOptions) -> PrunePreview:
         heldout=options.heldout or text,
         parameters_before=checkpoint.parameters,
         size_bytes_before=checkpoint.size_bytes,
-        plans=run.plans,
+        plans=plans,
         read_bytes=checkpoint.size_bytes,
-        memory_bytes=_VALUE_BYTES * (checkpoint.parameters + largest.parameters + activations),
+        memory_bytes=memory_of(run) if options.stream else in_memory,
         disk_bytes=largest.size_bytes,
     )
 

@@ -6,7 +6,7 @@ never proposed.
 """
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -67,6 +67,11 @@ class Sizes:
     def describe(self) -> str:
         """Return the sizes in a line."""
         return f"{self.layers} layers, {self.heads} heads, {self.kv_groups} KV groups, ff {self.ff}"
+
+
+def describe_plan(sizes: Sizes, dropped: Sequence[int]) -> str:
+    """Return sizes and the layers left out, in a line."""
+    return f"{sizes.describe()} (without {', '.join(map(str, dropped))})" if dropped else sizes.describe()
 
 
 def removed_share(before: Sizes, after: Sizes) -> float:

@@ -6,7 +6,7 @@ what the ones before it broke. The block before dropped layers is fitted to the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,12 @@ class BlockCut:
     head_importance: tuple[float, ...] = ()
     channel_importance: tuple[float, ...] = ()
     stream_error: float = 0.0
+
+    @classmethod
+    def untouched(cls, layer: int, sizes: Sizes) -> "BlockCut":
+        """Return the cut that takes nothing away."""
+        everything = tuple(range(sizes.kv_groups)), tuple(range(sizes.heads)), tuple(range(sizes.ff))
+        return cls(layer, *everything, None, None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def reconstruct(
     state = _State(batches, streams, len(calibration.fitted), before, after, mend)
     gone = set(dropped)
     kept = [i for i in range(before.layers) if i not in gone]
-    cuts = [_untouched(layer, before) for layer in range(start)]
+    cuts = [BlockCut.untouched(layer, before) for layer in range(start)]
     for layer, following in list(zip(kept, [*kept[1:], before.layers], strict=True))[start:]:
         cuts.append(_cut_block(state, decoder.blocks[layer], layer, following))
     loss = math.nan
@@ -180,11 +186,6 @@ def first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:
     return max(0, min(dropped, default=before.layers) - 1)
 
 
-def _untouched(layer: int, sizes: Sizes) -> BlockCut:
-    everything = tuple(range(sizes.kv_groups)), tuple(range(sizes.heads)), tuple(range(sizes.ff))
-    return BlockCut(layer, *everything, None, None)
-
-
 @torch.no_grad()
 def mean_loss(decoder: Decoder, batches: Sequence[Batch], streams: Sequence[Tensor]) -> float:
     """Mean nats per counted token, given the residual stream after the last block."""
@@ -197,7 +198,7 @@ def mean_loss(decoder: Decoder, batches: Sequence[Batch], streams: Sequence[Tens
     return total / max(tokens, 1)
 
 
-def stream_error(streams: Sequence[Tensor], wanted: Sequence[Tensor], valid: Sequence[Tensor]) -> float:
+def stream_error(streams: Iterable[Tensor], wanted: Iterable[Tensor], valid: Iterable[Tensor]) -> float:
     """Squared distance of the streams from those wanted, relative to the latter's square, padding left out."""
     apart = square = 0.0
     for stream, target, mask in zip(streams, wanted, valid, strict=True):

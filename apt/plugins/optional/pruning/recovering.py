@@ -30,6 +30,7 @@ from apt.training.run_directory import identity_of
 
 _CUT: Final = "pruned"
 _RESULT: Final = "pruned.json"
+_RECOVERY: Final = "recovery"
 #: Options that do not change the cut.
 _APART: Final = {"output", "overwrite", "recover", "speed"}
 
@@ -58,7 +59,7 @@ def cut_and_recover(run: Run, cutter: Cutter) -> PruneResult:
                 parent=options.model,
                 recipe=options.recover,
                 output=options.output,
-                work=work / "recovery",
+                work=work / _RECOVERY,
                 calibration=training_text(options, run.checkpoint, work),
                 overwrite=options.overwrite,
                 lineage={"prune": options.model_dump(mode="json")},
@@ -86,8 +87,8 @@ def _cut(run: Run, cutter: Cutter, work: Path) -> PruneResult:
             console.note(f"{work / _CUT} is cut already; going on from there")
             return kept.result
         console.note(f"{work} is of another call and begins anew")
-        shutil.rmtree(work / _CUT)
-        shutil.rmtree(work / "recovery", ignore_errors=True)
+        shutil.rmtree(work / _RECOVERY, ignore_errors=True)
+    shutil.rmtree(work / _CUT, ignore_errors=True)  # also one that a kill left without its result
     result = cutter(run, work / _CUT, speed=False)
     with atomic_file(place, overwrite=True) as stream:
         stream.write(_Kept(identity=identity, result=result).model_dump_json().encode())

@@ -19,12 +19,12 @@ import torch
 from apt.checkpoint.atomic import check_target
 from apt.checkpoint.reader import Checkpoint
 from apt.console import output as console
-from apt.console.errors import AptError, NotFoundError, UnsupportedError
+from apt.console.errors import CheckFailedError, NotFoundError, UnsupportedError
 from apt.evaluation.statistics import ratio_estimate
 from apt.evaluation.texts import rows_from_ids, save_rows, shared_context
 from apt.plugins.host import current
 from apt.plugins.optional.pruning.recovery_result import RecoveryResult
-from apt.plugins.optional.pruning.strategies.magnitude import linear_weights
+from apt.plugins.optional.pruning.trained_masks import matrices_of
 from apt.plugins.optional.pruning.zeros import KeepZeros, zero_share, zeros_of
 from apt.registry import Registry
 from apt.training import catalog
@@ -139,6 +139,7 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
 
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     :raises UnsupportedError: for a masked model and a recipe that does not train its weights in place.
+    :raises CheckFailedError: when a weight of the mask did not stay zero; nothing is written then.
     """
     begun, cpu = time.monotonic(), time.process_time()
     registry = registry or current().registry()
@@ -149,7 +150,7 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
     teacher = load_teacher(parent, config, device())
     model: Any = pruned.load(dtype=torch.float32)
     lesson = _lesson(task, config, pruned, parent, model, teacher, registry)
-    weights = [weight for _, weight in linear_weights(model, pruned.architecture)]
+    weights = [matrix.weight for matrix in matrices_of(model, pruned.architecture)]
     before_zeros, dead = zero_share(weights), zeros_of(weights)
     if dead:
         _check_in_place(config)
@@ -158,7 +159,7 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
     round_weights(model, pruned.stored_dtype)
     after_zeros = zero_share(weights)
     if not all(bool((weight.detach().cpu()[mask] == 0).all()) for weight, mask in dead.items()):
-        raise AptError(f"{task.pruned}: zeros of the mask did not stay zeros; nothing was written")
+        raise CheckFailedError(f"{task.pruned}: zeros of the mask did not stay zeros; nothing was written")
     result = RecoveryResult(
         path=task.output,
         recipe=task.recipe,

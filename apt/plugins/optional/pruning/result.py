@@ -85,10 +85,7 @@ class PruneResult:
             _counts("bytes of weights", self.size_bytes_before, self.size_bytes_after),
         ]
         for name, text in (("held-out perplexity", self.heldout), ("calibration perplexity", self.calibration)):
-            if text is not None:
-                rows.append(
-                    [name, text.perplexity_before.format(), text.perplexity_after.format(), text.ratio.format()]
-                )
+            rows.append([name, text.perplexity_before.format(), text.perplexity_after.format(), text.ratio.format()])
         if self.speed is not None:
             first, second = self.speed.first, self.speed.second
             for name, before, after, ratio in (

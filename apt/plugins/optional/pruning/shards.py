@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apt.checkpoint.safetensors_header import TensorInfo
 from apt.checkpoint.writer import TensorSpec, safetensors_head
+from apt.console.errors import BadInputError
 
 #: A weight file grows no larger than this, unless a single tensor is.
 SHARD_BYTES: Final = 2 << 30
@@ -85,7 +86,10 @@ class Shards:
             _fsync(path)
 
     def copy(self, name: str, source: TensorInfo) -> None:
-        """Copy a tensor from another file, piece by piece."""
+        """Copy a tensor from another file, piece by piece.
+
+        :raises BadInputError: when that file is shorter than its header says.
+        """
         path, start, size = self._places[name]
         with path.open("r+b", buffering=0) as target, source.path.open("rb", buffering=0) as stream:
             target.seek(start)
@@ -93,7 +97,7 @@ class Shards:
             while size:
                 piece = memoryview(stream.read(min(size, _PIECE)))
                 if not piece:
-                    raise EOFError(source.path)
+                    raise BadInputError(f"{source.path} is cut short: {name!r} ends beyond it")
                 size -= len(piece)
                 while piece:
                     piece = piece[target.write(piece) :]

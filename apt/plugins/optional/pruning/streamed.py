@@ -14,7 +14,7 @@ from apt.checkpoint.writer import CheckpointWriter, TensorSpec, package_versions
 from apt.console.progress import progress
 from apt.evaluation.memory import available_bytes
 from apt.evaluation.scoring import RowScores
-from apt.plugins.optional.pruning.drivers import BlockMethod, walk
+from apt.plugins.optional.pruning.drivers import LayerMethod, walk
 from apt.plugins.optional.pruning.frame import Entry, Frame
 from apt.plugins.optional.pruning.layers import CheckpointLayers
 from apt.plugins.optional.pruning.shards import SHARD_BYTES, Shards
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 _Told = Sequence[tuple[int, Mapping[str, Any]]]
 _Result = TypeVar("_Result")
 
-#: A model whose float32 weights take more than this share of the free memory is streamed unasked.
+#: A model in float32 may take this share of the free memory: another one and its activations are to fit beside it.
 _MEMORY_SHARE: Final = 0.5
+
+#: Streams that are alive at a time: before and after a layer, of the dense and of the pruned model.
+ALIVE: Final = 4
 
 
 class StreamPlan(Protocol):
@@ -56,7 +59,7 @@ class StreamPlan(Protocol):
         """Return the shape that a layer's tensor has in the output."""
         ...
 
-    def method(self, checkpoint: Checkpoint, source: CheckpointLayers) -> BlockMethod:
+    def method(self, checkpoint: Checkpoint, source: CheckpointLayers) -> LayerMethod:
         """Return what changes the blocks."""
         ...
 
@@ -134,9 +137,8 @@ def prune_streamed(
         together = [batch for some in batches for batch in some]
         method = plan.method(checkpoint, source)
         hidden = checkpoint.architecture.dimensions(checkpoint.config).hidden
-        space = StreamPlace.of(together, work.path, 4 * hidden + method.floats_per_token(), memory_bytes)
-        own = 0 if space.in_memory else space.stream_bytes(method.floats_per_token())
-        check_room(work, 4 * space.stream_bytes(hidden) + own)
+        space = StreamPlace.of(together, work.path, ALIVE * hidden, memory_bytes)
+        check_room(work, ALIVE * space.stream_bytes(hidden))
         work.start()
         frame = source.frame()
         entries = _entries(frame, texts, batches)
@@ -155,6 +157,11 @@ def prune_streamed(
             result = finish(writer, told)
         work.remove()
     return result
+
+
+def tensor_specs(checkpoint: Checkpoint, plan: StreamPlan) -> list[TensorSpec]:
+    """Return the tensors that the output of a plan will have; only headers are read."""
+    return _Layout(checkpoint, CheckpointLayers(checkpoint), plan).specs
 
 
 class _Layout:

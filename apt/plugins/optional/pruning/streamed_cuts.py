@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from apt.checkpoint.loading import empty_model
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.blocks import Block, block_of, check_family, sizes_of
 from apt.plugins.optional.pruning.drivers import Change, Step
 from apt.plugins.optional.pruning.layers import CheckpointLayers, EmptyLayers
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.light import ChannelSums, column_norms, light_choice
-from apt.plugins.optional.pruning.plans import Sizes, removed_share
+from apt.plugins.optional.pruning.plans import Sizes, describe_plan, removed_share
 from apt.plugins.optional.pruning.reconstruct import BlockCut, Cut, cut_block, first_changed
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut
 from apt.plugins.optional.pruning.surgery import cut_config, cut_shape, cut_tensors
@@ -67,8 +68,7 @@ class CutPlan:
     @cached_property
     def text(self) -> str:
         """The plan in a line."""
-        without = f" (without {', '.join(map(str, self.dropped))})" if self.dropped else ""
-        return f"{self.after.describe()}{without}"
+        return describe_plan(self.after, self.dropped)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class CutPlan:
 
     def config(self, checkpoint: "Checkpoint") -> dict[str, Any]:
         """Return the config of the output."""
-        everything = [_untouched(layer, self.before) for layer in self.kept(self.before.layers)]
+        everything = [BlockCut.untouched(layer, self.before) for layer in self.kept(self.before.layers)]
         return cut_config(checkpoint.config, checkpoint.architecture, Cut(self.before, self.after, tuple(everything)))
 
     def shape(self, checkpoint: "Checkpoint", name: str) -> tuple[int, ...]:
@@ -129,17 +129,13 @@ class CutMethod:
         self._cut_layers = EmptyLayers(empty_model(checkpoint, config), checkpoint.architecture)
         self._start = first_changed(plan.before, plan.after, plan.dropped)
 
-    def floats_per_token(self) -> int:
-        """None: what ``fast`` keeps is one block's activations, in memory."""
-        return 0
-
     @torch.no_grad()
     def change(self, step: Step, told: _Told) -> Change:
-        """Choose, cut, mend and run the block; see :class:`~.drivers.BlockMethod`."""
+        """Choose, cut, mend and run the block; see :class:`~.drivers.LayerMethod`."""
         if step.layer < self._start:
             for _ in step.dense_pass():
                 pass
-            cut = _untouched(step.layer, self._plan.before)
+            cut = BlockCut.untouched(step.layer, self._plan.before)
         elif self._plan.effort == "light":
             cut = self._light(step)
         else:
@@ -193,13 +189,11 @@ class CutMethod:
             for i in range(step.fitted)
         ]  # fmt: skip
         streams = [step.streams[i].clone() for i in range(step.fitted)]
-        try:
+        with solvable():
             return cut_block(
                 self._view(step.loaded()), step.layer, step.following, batches, streams, self._plan.before,
                 self._plan.after,
             )  # fmt: skip
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
-            raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -210,8 +204,3 @@ class _Seen:
     streams: Mapping[int, Tensor]
     middles: Mapping[int, Tensor]
     attention_calls: Mapping[int, Mapping[str, Any]]
-
-
-def _untouched(layer: int, sizes: Sizes) -> BlockCut:
-    everything = tuple(range(sizes.kv_groups)), tuple(range(sizes.heads)), tuple(range(sizes.ff))
-    return BlockCut(layer, *everything, None, None)

@@ -82,12 +82,8 @@ class MaskMethod:
         self._source = source
         self._prune_block = prune_block
 
-    def floats_per_token(self) -> int:
-        """None: the method is given the walk's own streams."""
-        return 0
-
     def change(self, step: Step, told: Sequence[tuple[int, Mapping[str, Any]]]) -> Change:
-        """Run the method on the block; see :class:`~.drivers.BlockMethod`."""
+        """Run the method on the block; see :class:`~.drivers.LayerMethod`."""
         for _ in step.dense_pass():
             pass
         block = step.loaded()

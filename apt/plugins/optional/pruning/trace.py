@@ -1,6 +1,5 @@
 """What the dense model does on the calibration rows: its residual stream between all blocks."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -47,19 +46,14 @@ def calibration_batches(rows: "Rows") -> list[CalibrationBatch]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(CalibrationBatch):
     """Some calibration rows and the dense model's residual stream on them.
 
-    :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
-    :param valid: bool [rows, window], false on padding.
     :param streams: the stream [rows, window, hidden] before each block, and after the last one.
     :param middles: the stream between attention and MLP of each block.
     :param attention_calls: keyword arguments of each block's attention (rotary tables, mask).
     """
 
-    ids: Tensor
-    counted: Tensor
-    valid: Tensor
     streams: tuple[Tensor, ...]
     middles: tuple[Tensor, ...]
     attention_calls: tuple[dict[str, Any], ...]
@@ -74,34 +68,49 @@ def trace(decoder: Decoder, rows: "Rows") -> list[Batch]:
     """
     batches = []
     with progress("calibrating", len(rows), "rows") as bar:
-        for ids, counted, valid in batches_of(decoder, rows):
-            batches.append(_trace_batch(decoder, ids, counted, valid))
-            bar.advance(len(ids))
+        for batch in batches_of(decoder, rows):
+            batches.append(_trace_batch(decoder, batch))
+            bar.advance(len(batch.ids))
     return batches
 
 
-def batches_of(decoder: Decoder, rows: "Rows") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the rows batch by batch: ids, and the masks ``counted`` and ``valid`` of :class:`Batch`.
+def batches_of(decoder: Decoder, rows: "Rows") -> list[CalibrationBatch]:
+    """Return the rows batch by batch, for a decoder.
 
     :raises BadInputError: when a token id lies outside the model's vocabulary.
     """
-    vocabulary = decoder.model.get_input_embeddings().weight.shape[0]
-    if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
-        raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
-    for batch in calibration_batches(rows):
-        yield batch.ids, batch.counted, batch.valid
+    check_ids(rows.ids, decoder.model.get_input_embeddings().weight.shape[0], source=rows.source)
+    return calibration_batches(rows)
+
+
+def check_ids(ids: Tensor, vocabulary: int, *, source: str) -> None:
+    """Refuse token ids that the embedding does not have.
+
+    :raises BadInputError: naming the text and the size of the vocabulary.
+    """
+    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise BadInputError(f"the text {source!r} has token ids outside the model's vocabulary of {vocabulary}")
+
+
+def check_finite(*streams: Tensor) -> None:
+    """Refuse a model that does not compute numbers.
+
+    :raises BadInputError: when an activation is not finite.
+    """
+    if not all(bool(stream.isfinite().all()) for stream in streams):
+        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
 
 
 @torch.no_grad()
-def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, valid: Tensor) -> Batch:
+def _trace_batch(decoder: Decoder, batch: CalibrationBatch) -> Batch:
     with ExitStack() as stack:
         before = [stack.enter_context(inputs_of(block.layer)) for block in decoder.blocks]
         middle = [stack.enter_context(inputs_of(block.mlp_norm)) for block in decoder.blocks]
         calls = [stack.enter_context(calls_of(block.attention)) for block in decoder.blocks]
         last = stack.enter_context(inputs_of(decoder.final_norm))
         # One logit a row is computed and thrown away: only the stream is of interest.
-        decoder.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        decoder.model(input_ids=batch.ids, use_cache=False, logits_to_keep=1)
     kwargs = tuple({k: v for k, v in seen[0].items() if k != "hidden_states"} for seen in calls)
-    if not all(bool(seen[0].isfinite().all()) for seen in [*before, last]):
-        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-    return Batch(ids, counted, valid, tuple(s[0] for s in [*before, last]), tuple(s[0] for s in middle), kwargs)
+    streams = tuple(seen[0] for seen in [*before, last])
+    check_finite(*streams)
+    return Batch(batch.order, batch.ids, batch.counted, batch.valid, streams, tuple(seen[0] for seen in middle), kwargs)

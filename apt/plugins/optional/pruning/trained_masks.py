@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import BadInputError
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.masks.pattern import keep_of_groups, keep_of_matrix
+from apt.plugins.optional.pruning.strategies.base import PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.strategies.masked import outcome, wanted_of
 from apt.training.config import TrainConfig, parse_config
 from apt.training.contract import Resources
 from apt.training.data.rows import TokenRows
@@ -89,8 +91,7 @@ def matrices_of(model: Any, architecture: Architecture) -> list[Matrix]:
         layer = architecture.layer_of(name)
         if layer is None or weight.ndim != 2 or architecture.component_of(name) not in ("attention", "mlp"):
             continue
-        module = model.get_submodule(name.rpartition(".")[0])
-        found.append(Matrix(name, layer, weight, type(module).__name__ == "Conv1D"))
+        found.append(Matrix(name, layer, weight, architecture.transposed))
     return found
 
 
@@ -99,34 +100,8 @@ def check_goal(goal: Goal, strategy: str) -> float:
 
     :raises UnsupportedError: for a goal of size or speed.
     """
-    if goal.share is None:
-        raise UnsupportedError(f"the strategy {strategy} cannot give {goal}", hint="it takes --ratio or --pattern")
-    return goal.share
-
-
-def mask_preview(checkpoint: Any, goal: Goal, strategy: str, plan: str) -> list[PlanPreview]:
-    """Return the one plan of a strategy that masks; refuse what :func:`check_goal` and the shapes refuse."""
-    architecture: Architecture = checkpoint.architecture
-    architecture.check_uniform("pruning")
-    share = check_goal(goal, strategy)
-    if goal.pattern is not None:
-        conv1d = architecture.model_type == "gpt2"
-        for name, tensor in checkpoint.tensors.items():
-            masked = architecture.layer_of(name) is not None and len(tensor.shape) == 2
-            if masked and architecture.component_of(name) in ("attention", "mlp"):
-                check_groups(goal.pattern, tensor.shape[0 if conv1d else 1])
-    return [PlanPreview(plan, share, checkpoint.parameters, checkpoint.size_bytes)]
-
-
-def check_groups(pattern: Pattern, inputs: int) -> None:
-    """Refuse a pattern whose groups do not tile the inputs.
-
-    :raises UnsupportedError: naming both sizes.
-    """
-    if inputs % pattern.group:
-        raise UnsupportedError(
-            f"{pattern} does not fit a matrix of {inputs} inputs", hint=f"{inputs} is no multiple of {pattern.group}"
-        )
+    wanted = wanted_of(goal, strategy)
+    return wanted.share if isinstance(wanted, Pattern) else wanted
 
 
 @torch.no_grad()
@@ -139,11 +114,10 @@ def smallest(matrices: Sequence[Matrix], share: float, *, pattern: Pattern | Non
     """
     scores = {m.name: _scores(m, pattern) for m in matrices}
     if scope == "global" and pattern is None:
-        whole = torch.cat([s.flatten() for s in scores.values()])
-        gone = _lowest(whole, round(share * whole.numel()))
+        gone = ~keep_of_matrix(torch.cat([s.flatten() for s in scores.values()]), share)
         parts = torch.split(gone, [s.numel() for s in scores.values()])
         return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
-    return {name: _lowest(s.flatten(), round(share * s.numel())).view_as(s) for name, s in scores.items()}
+    return {name: ~keep_of_matrix(s, share) for name, s in scores.items()}
 
 
 def _scores(matrix: Matrix, pattern: Pattern | None) -> Tensor:
@@ -151,17 +125,8 @@ def _scores(matrix: Matrix, pattern: Pattern | None) -> Tensor:
     scores = matrix.weight.detach().abs().float()
     if pattern is None:
         return scores
-    turned = matrix.turned(scores)
-    groups = turned.reshape(-1, pattern.group)
-    ranks = groups.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    groups = groups.masked_fill(ranks >= pattern.group - pattern.kept, torch.inf)
-    return matrix.turned(groups.view(turned.shape)).contiguous()
-
-
-def _lowest(scores: Tensor, count: int) -> Tensor:
-    gone = torch.zeros_like(scores, dtype=torch.bool)
-    gone[scores.argsort(stable=True)[:count]] = True
-    return gone
+    kept = matrix.turned(keep_of_groups(matrix.turned(scores), pattern))
+    return scores.masked_fill(kept, torch.inf)
 
 
 @torch.no_grad()
@@ -212,17 +177,7 @@ def identity(task: Task, settings: BaseModel) -> str:
 
 def pruned_of(model: Any, task: Task, plan: str, trials: tuple[PlanTrial, ...]) -> Pruned:
     """Return the result of a strategy that masks, with the zeros counted."""
-    model = model.to(task.model.device).eval()
-    zeros: dict[int, int] = {}
-    totals: dict[int, int] = {}
-    for matrix in matrices_of(model, task.architecture):
-        zeros[matrix.layer] = zeros.get(matrix.layer, 0) + int((matrix.weight == 0).sum())
-        totals[matrix.layer] = totals.get(matrix.layer, 0) + matrix.weight.numel()
-    d = task.architecture.dimensions(model.config.to_dict())
-    sizes = (d.heads, d.heads, d.kv_heads, d.kv_heads, d.ff, d.ff)
-    cuts = tuple(LayerCut(i, i, *sizes, removed_share=zeros[i] / totals[i]) for i in sorted(totals))
-    share = sum(zeros.values()) / max(1, sum(totals.values()))
-    return Pruned(model, share, smaller=False, plan=plan, layers=cuts, trials=trials)
+    return outcome(task, model.to(task.model.device).eval(), plan, trials=trials)
 
 
 def fresh(task: Task) -> Any:

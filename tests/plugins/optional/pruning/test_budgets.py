@@ -101,3 +101,7 @@ def test_sizes_per_layer_are_refused_with_the_reason(checkpoint: Checkpoint, row
     task = Task(checkpoint.load(), checkpoint.architecture, Goal(ratio=0.3), rows, settings={"per_layer": True})
     with pytest.raises(UnsupportedError, match="plain from_pretrained could not load"):
         StructuredStrategy().prune(task)
+    with pytest.raises(UnsupportedError, match="plain from_pretrained could not load"):
+        StructuredStrategy().stream_plan(
+            checkpoint, Goal(ratio=0.3), effort="light", seed=0, settings={"per_layer": True}
+        )

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from apt.console.errors import CheckFailedError
+from apt.console.errors import CheckFailedError, UnsupportedError, UsageError
 from apt.console.output import to_jsonable
 from apt.evaluation.texts import rows_from_ids, save_rows
 from apt.plugins.optional.pruning import cutting
-from apt.plugins.optional.pruning.operation import prune
+from apt.plugins.optional.pruning.operation import preview, prune
 from apt.plugins.optional.pruning.options import PruneOptions
 
 
@@ -69,6 +69,30 @@ def test_a_mask_says_what_it_does_not_save(model: Path, tmp_path: Path, text: Pa
     assert "zeros only: same size, same speed, measured" in title and "× the decode speed" in title
 
 
+def test_bytes_are_counted_in_the_stored_dtype(model: Path, tmp_path: Path, text: Path):
+    result = prune(options(model, tmp_path, text, target_bytes="0.8x", effort="light"))
+    assert 0.75 * result.size_bytes_before <= result.size_bytes_after <= 0.8 * result.size_bytes_before
+
+
+def test_a_streamed_cut_is_the_one_that_was_shown(model: Path, tmp_path: Path, text: Path):
+    asked = options(model, tmp_path, text, stream=True, effort="light", ratio=0.4)
+    told = preview(asked)
+    result = prune(asked)
+    (plan,) = told.plans
+    assert (plan.plan, plan.removed_share, plan.parameters) == (
+        result.plan, result.removed_share, result.parameters_after,
+    )  # fmt: skip
+    assert 0 < result.size_bytes_after - plan.size_bytes < 8192
+    assert told.memory_bytes < preview(options(model, tmp_path / "other", text, ratio=0.4)).memory_bytes
+
+
+def test_what_cannot_be_streamed_is_refused_by_the_preview_too(model: Path, tmp_path: Path, text: Path):
+    with pytest.raises(UnsupportedError, match="needs the whole model"):
+        preview(options(model, tmp_path, text, stream=True, strategy="taylor", ratio=0.5))
+    with pytest.raises(UsageError, match="sampled from a model in memory"):
+        preview(options(model, tmp_path, text, stream=True, calibration="self"))
+
+
 def test_what_was_written_wrongly_does_not_appear(model: Path, tmp_path: Path, text: Path, monkeypatch):
     def spoilt(writer, cut, parent):
         with torch.no_grad():
@@ -78,4 +102,4 @@ def test_what_was_written_wrongly_does_not_appear(model: Path, tmp_path: Path, t
     monkeypatch.setattr(cutting.CheckpointWriter, "write_model", spoilt)
     with pytest.raises(CheckFailedError, match="computes other logits"):
         prune(options(model, tmp_path, text))
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]

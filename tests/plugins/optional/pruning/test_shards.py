@@ -1,5 +1,6 @@
 """Weight files that are laid out first and filled in any order."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors import safe_open
 
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import TensorSpec
+from apt.console.errors import BadInputError
 from apt.plugins.optional.pruning.shards import Shards
 
 SPECS = [
@@ -63,6 +65,17 @@ def test_tensors_are_copied_from_another_checkpoint(tmp_path: Path, llama_dir: P
     (tmp_path / "config.json").write_bytes((llama_dir / "config.json").read_bytes())
     copied = Checkpoint.open(tmp_path)
     assert all(torch.equal(copied.read(name), dense.read(name)) for name in dense.tensors)
+
+
+def test_a_source_that_is_cut_short_is_told_of(tmp_path: Path, new_llama):
+    path = new_llama(tmp_path / "model")
+    tensors = Checkpoint.open(path).tensors
+    last = max(tensors.values(), key=lambda tensor: tensor.start)
+    shards = Shards(tmp_path, [TensorSpec(last.name, last.dtype, last.shape)])
+    shards.create()
+    os.truncate(last.path, last.start + 8)
+    with pytest.raises(BadInputError, match="is cut short"):
+        shards.copy(last.name, last)
 
 
 def test_existing_files_are_not_written_over(tmp_path: Path):

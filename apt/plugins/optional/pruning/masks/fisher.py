@@ -5,7 +5,8 @@ The gradient of output row ``i`` is ``d_i x`` for that token. Squares are summed
 sum: the gradient of the mean loss vanishes at a trained model and says nothing (Hassibi and Stork, 1993; Singh and
 Alistarh, "WoodFisher", 2020; Kurtic et al., "The Optimal BERT Surgeon", 2022).
 
-The sweep runs forward once and then backward block by block, so that one block's graph is in memory at a time.
+The sweep runs forward once and then backward block by block, so that one block's graph is in memory at a time. Beside
+it stand the streams before all blocks, rows * window * hidden * layers floats, and what passed one block's matrices.
 """
 
 from collections.abc import Callable, Mapping, Sequence

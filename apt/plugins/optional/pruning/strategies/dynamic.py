@@ -8,7 +8,7 @@ largest (Evci et al., "Rigging the Lottery", 2020).
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from pydantic import Field
@@ -17,14 +17,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.strategies.base import PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.strategies.base import PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.strategies.masked import MaskStrategy
 from apt.plugins.optional.pruning.trained_masks import (
     Matrix,
     TrainingSettings,
     check_goal,
     fresh,
     identity,
-    mask_preview,
     matrices_of,
     pruned_of,
     resources_of,
@@ -34,9 +34,6 @@ from apt.plugins.optional.pruning.trained_masks import (
 )
 from apt.plugins.optional.pruning.zeros import KeepZeros
 from apt.training.runner import run
-
-if TYPE_CHECKING:
-    from apt.checkpoint.reader import Checkpoint
 
 _PLAN: Final = "magnitude pruning on a cubic schedule while training"
 
@@ -73,12 +70,11 @@ class DynamicSettings(TrainingSettings):
         return 0.5 * self.regrow * (1.0 + math.cos(math.pi * min(1.0, (step + 1) / (self.last_change + 1))))
 
 
-class DynamicStrategy:
+class DynamicStrategy(MaskStrategy):
     """Gradual magnitude pruning during training, exact at its end."""
 
-    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
-        """Return the one plan: sizes stay; see :class:`~.base.Strategy`."""
-        return mask_preview(checkpoint, goal, "dynamic", _PLAN)
+    name = "dynamic"
+    plan = _PLAN
 
     def prune(self, task: Task) -> Pruned:
         """Train while weights go; see :class:`~.base.Strategy`."""

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from pydantic import Field, model_validator
@@ -17,15 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.strategies.base import PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.strategies.base import PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.strategies.masked import MaskStrategy
 from apt.plugins.optional.pruning.trained_masks import (
     TrainingSettings,
     apply,
     check_goal,
     fresh,
     identity,
-    mask_preview,
     matrices_of,
     pruned_of,
     resources_of,
@@ -36,9 +35,6 @@ from apt.plugins.optional.pruning.trained_masks import (
 from apt.plugins.optional.pruning.zeros import KeepZeros
 from apt.training.result import TrainResult
 from apt.training.runner import run
-
-if TYPE_CHECKING:
-    from apt.checkpoint.reader import Checkpoint
 
 _PLAN: Final = "iterative magnitude pruning with rewinding"
 
@@ -62,12 +58,11 @@ class LotterySettings(TrainingSettings):
         return goal if number >= self.rounds else 1.0 - (1.0 - goal) ** (number / self.rounds)
 
 
-class LotteryStrategy:
+class LotteryStrategy(MaskStrategy):
     """Iterative magnitude pruning with rewinding; the last mask is trained once more."""
 
-    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
-        """Return the one plan: sizes stay; see :class:`~.base.Strategy`."""
-        return mask_preview(checkpoint, goal, "lottery", _PLAN)
+    name = "lottery"
+    plan = _PLAN
 
     def prune(self, task: Task) -> Pruned:
         """Run the rounds; see :class:`~.base.Strategy`.

@@ -1,11 +1,7 @@
 """Unstructured magnitude pruning: the smallest weights of every matrix become zero. Nothing gets smaller or faster."""
 
 import copy
-from typing import Any
 
-from torch import Tensor
-
-from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.masks.driver import layers_of, matrices_of
 from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
@@ -39,13 +35,3 @@ class MagnitudeStrategy(MaskStrategy):
             matrices = matrices_of(block, task.architecture)
             method(BlockWork(index, block, matrices, task.architecture.transposed, (), (), (), (), (), 0))
         return outcome(task, model, self.plan)
-
-
-def linear_weights(model: Any, architecture: Architecture) -> list[tuple[int, Tensor]]:
-    """Return the decoder's linear matrices as ``(layer, weight)``, in the order of the model."""
-    found = []
-    for name, parameter in model.named_parameters():
-        layer = architecture.layer_of(name)
-        if layer is not None and parameter.ndim == 2 and architecture.component_of(name) in ("attention", "mlp"):
-            found.append((layer, parameter))
-    return found

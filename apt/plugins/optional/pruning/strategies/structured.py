@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from pydantic import Field
 
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.checkpoint.architecture import Architecture
+from apt.console.errors import UnsupportedError
 from apt.options import Options
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
 from apt.plugins.optional.pruning.budgets import budget_for, checkpoint_budget, decode_times
 from apt.plugins.optional.pruning.decode_times import DecodeTimes
 from apt.plugins.optional.pruning.footprint import Footprint
 from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.light import even_plan, light_cut
-from apt.plugins.optional.pruning.plans import Budget, Sizes, removed_share
+from apt.plugins.optional.pruning.plans import Budget, Sizes, describe_plan, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
 from apt.plugins.optional.pruning.refit import refit
 from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
@@ -62,12 +63,7 @@ class StructuredStrategy:
 
     def prune(self, task: Task) -> Pruned:
         """Search, cut and mend; see :class:`~.base.Strategy`."""
-        if task.settings.get("per_layer"):
-            raise UnsupportedError(
-                f"sizes per layer: no stock class of {task.architecture.model_type!r} has layers of unlike sizes, so "
-                "plain from_pretrained could not load the result",
-                hint="leave per_layer out: one size for all layers",
-            )
+        _check_uniform(task.settings, task.architecture)
         decoder = Decoder.of(task.model, task.architecture)
         before = sizes_of(task.architecture, task.model.config.to_dict())
         budget = _budget(task, before)
@@ -75,15 +71,13 @@ class StructuredStrategy:
             return _light(task, decoder, before, budget)
         candidates = legal_shapes(before, budget, task.goal, heads_divide_hidden=task.architecture.heads_divide_hidden)
         batches = trace(decoder, task.rows)
-        try:
+        with solvable():
             table = Table(table_path(task.model, task.rows))
             trials = search(decoder, searching_part(batches), before, candidates, table)
             if task.effort == "full":
                 trials = _refit_best(task, decoder, searching_part(batches), before, trials)
             best = trials[0]
             cut = reconstruct(decoder, Calibration(batches), before, best.sizes, best.dropped, measure=False).cut
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
-            raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
         model = build(task.model, task.architecture, cut)
         if task.effort == "full":
             errors = refit(Decoder.of(model, task.architecture), cut, batches).errors
@@ -110,10 +104,21 @@ class StructuredStrategy:
 
         architecture = checkpoint.architecture
         check_family(architecture)
+        _check_uniform(settings, architecture)
         before = sizes_of(architecture, checkpoint.config)
         budget = checkpoint_budget(goal, checkpoint, before)
         after = even_plan(before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden)
         return CutPlan.of(checkpoint, after, effort=effort)
+
+
+def _check_uniform(settings: Mapping[str, Any], architecture: Architecture) -> None:
+    """Refuse sizes per layer."""
+    if settings.get("per_layer"):
+        raise UnsupportedError(
+            f"sizes per layer: no stock class of {architecture.model_type!r} has layers of unlike sizes, so "
+            "plain from_pretrained could not load the result",
+            hint="leave per_layer out: one size for all layers",
+        )
 
 
 def _light(task: Task, decoder: Decoder, before: Sizes, budget: Budget) -> Pruned:
@@ -139,7 +144,7 @@ def _pruned(model: Any, cut: Cut, trials: tuple[PlanTrial, ...]) -> Pruned:
         model=model,
         removed_share=removed_share(cut.before, cut.after),
         smaller=True,
-        plan=_describe(cut.after, cut.dropped),
+        plan=describe_plan(cut.after, cut.dropped),
         layers=layer_cuts(cut),
         trials=trials,
     )
@@ -197,9 +202,4 @@ def layer_cuts(cut: Cut) -> tuple[LayerCut, ...]:
 
 def _told(trial: Trial, chosen: bool) -> PlanTrial:
     perplexity = math.exp(trial.loss) if trial.loss < 700 else math.inf
-    return PlanTrial(_describe(trial.sizes, trial.dropped), trial.dropped, trial.removed_share, perplexity, chosen)
-
-
-def _describe(sizes: Sizes, dropped: tuple[int, ...]) -> str:
-    without = f" (without {', '.join(map(str, dropped))})" if dropped else ""
-    return f"{sizes.describe()}{without}"
+    return PlanTrial(describe_plan(trial.sizes, trial.dropped), trial.dropped, trial.removed_share, perplexity, chosen)
