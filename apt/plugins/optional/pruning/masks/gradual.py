@@ -3,7 +3,7 @@
 At each stage every weight's cost is its rise of the *block's* output error by Optimal Brain Surgeon on Gauss-Newton
 blocks of that error (:func:`~.refit.sensitivity`), measured at the weights as they are then. The cheapest of all
 matrices together go, up to the stage's share; what is left of the rows is solved again on the same model, and the block
-is refitted. So a block decides itself which of its matrices can spare most, and no stage goes far from what it measured.
+is refitted. So a block itself decides which of its matrices can spare most, and no stage strays from what it measured.
 """
 
 from collections.abc import Mapping

@@ -13,10 +13,9 @@ from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, mat
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.obs import EXACT_INPUTS, removal_trace
-from apt.plugins.optional.pruning.masks.pattern import keep_of_rows
 from apt.plugins.optional.pruning.masks.refit import DAMP, refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_in_one_pass, prune_sequentially
-from apt.plugins.optional.pruning.masks.wanda import wanda_scores
+from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
 from apt.plugins.optional.pruning.strategies.base import Effort, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, solvable, wanted_of
 
@@ -31,8 +30,9 @@ class UnstructuredStrategy(MaskStrategy):
     """Budgets by one threshold on the measured rise of the loss, then masks and least squares within them.
 
     The rise is that of Optimal Brain Surgeon on the Fisher information of each output row (Kurtic et al., 2022), summed
-    token by token on the dense model; all rows of all matrices are cut at the same rise. ``light`` chooses within the
-    budgets as Wanda does, ``fast`` as ``reconstruct`` does, ``full`` refits every block besides.
+    token by token on the dense model; all rows of all matrices are cut at the same rise. ``light`` prices each
+    weight alone and visits a matrix once, as SparseGPT does; ``fast`` prunes within the budgets as ``reconstruct``
+    does, ``full`` refits every block besides.
     """
 
     name = "unstructured"
@@ -92,10 +92,7 @@ def _method(shares: Budgets, effort: Effort) -> BlockMethod:
     """Return what prunes a block within its budgets."""
 
     def light(work: BlockWork) -> None:
-        prune_in_one_pass(
-            work,
-            lambda role, w, gram: w * keep_of_rows(wanda_scores(w, gram.diagonal()), shares[work.index, role]),
-        )
+        prune_in_one_pass(work, lambda role, weight, gram: sparsegpt(weight, gram, shares[work.index, role]))
 
     def fast(work: BlockWork) -> None:
         prune_sequentially(work, lambda role, best, matrix: obs_mask(best, matrix, shares[work.index, role]))
