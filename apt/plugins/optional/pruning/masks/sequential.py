@@ -19,7 +19,13 @@ from apt.plugins.optional.pruning.blocks import only_input
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.leastsquares import RIDGE, Gram, Problem, problem
 from apt.plugins.optional.pruning.masks.matrices import bias_of, output_of, passing, set_weight, weight_of
-from apt.plugins.optional.pruning.masks.obs import EXACT_INPUTS, descend_support, removal_trace, solve_support
+from apt.plugins.optional.pruning.masks.obs import (
+    EXACT_INPUTS,
+    TRACE_INPUTS,
+    descend_support,
+    removal_trace,
+    solve_support,
+)
 from apt.plugins.optional.pruning.masks.pattern import Wanted, removals, row_counts
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
 
@@ -98,12 +104,12 @@ def _error_on(gram: Gram, weight: Tensor) -> float:
 def obs_mask(optimum: Tensor, matrix: Tensor, wanted: Wanted) -> Tensor:
     """Choose what stays of one matrix by the error after compensation; every row loses its share.
 
-    Up to 512 inputs by exact greedy OBS; in wider matrices by SparseGPT's single visit to each column, whose cost is
+    Up to 192 inputs by exact greedy OBS; in wider matrices by SparseGPT's single visit to each column, whose cost is
     that of one factorisation. Rows that compete for the matrix's share were tried and are worse: the error that counts
     is not the matrix's own.
     """
     rows, inputs = optimum.shape
-    if inputs > EXACT_INPUTS:
+    if inputs > TRACE_INPUTS:
         return sparsegpt(optimum, matrix, wanted, damp=0.0) != 0.0
     pattern = wanted if isinstance(wanted, Pattern) else None
     counts = row_counts(removals(wanted, (rows, inputs)), rows)

@@ -37,7 +37,9 @@ def test_each_removal_is_the_cheapest_and_its_rise_is_exact():
             for candidate in alive:
                 keep = torch.zeros(1, 6, dtype=torch.bool)
                 keep[0, [i for i in alive if i != candidate]] = True
-                values[candidate] = float(objective(solve_support(matrix, right[row : row + 1], keep)[0], matrix, right[row]))
+                values[candidate] = float(
+                    objective(solve_support(matrix, right[row : row + 1], keep)[0], matrix, right[row])
+                )
             assert place == min(values, key=values.__getitem__)
             assert rise == pytest.approx(values[place] - float(reached), rel=1e-6, abs=1e-9)
             reached = values[place]
@@ -75,7 +77,7 @@ def test_a_pattern_holds_at_every_moment(seed, group, groups, kept):
 
 
 def test_rows_of_their_own_matrices_and_chunks_change_nothing(monkeypatch):
-    _, _, matrix, right, weight = problem(5, 7, seed=2)
+    _, _, matrix, right, _ = problem(5, 7, seed=2)
     keep = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) > 0.3
     start = solve_support(matrix, right, keep)
     shared = removal_trace(start, matrix, alive=keep)
@@ -107,5 +109,7 @@ def test_the_descent_comes_to_the_solution_and_never_goes_up():
     values = [objective(descend_support(matrix, right, keep, start, n), matrix, right) for n in range(8)]
     for before, after in itertools.pairwise(values):
         assert bool((after <= before + 1e-9 * before.abs()).all())
-    assert torch.allclose(descend_support(matrix, right, keep, start, 12), solve_support(matrix, right, keep), atol=1e-5)
+    assert torch.allclose(
+        descend_support(matrix, right, keep, start, 12), solve_support(matrix, right, keep), atol=1e-5
+    )
     assert not descend_support(matrix, right, keep, start, 3)[~keep].any()
