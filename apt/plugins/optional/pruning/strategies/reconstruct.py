@@ -71,7 +71,7 @@ class ReconstructStrategy(MaskStrategy):
         fitted = feed(task.model, task.architecture, rows)
         held_back = feed(task.model, task.architecture, kept_back) if kept_back else []
         efforts: tuple[Effort, ...] = ("fast", "full") if task.effort == "full" and kept_back else (task.effort,)
-        tried = []
+        tried: list[_Candidate] = []
         with solvable():
             for effort in efforts:
                 method = self.block_method(wanted, effort)
