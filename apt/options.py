@@ -16,7 +16,7 @@ from apt.console.errors import UsageError
 class Input:
     """The field names something that the operation reads."""
 
-    what: Literal["model", "text", "file"]
+    what: Literal["model", "text", "file", "config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ TextRef = Annotated[
 ]
 #: Any other file that is read.
 FileRef = Annotated[Path, Input("file"), Field(description="A file that is read.")]
+#: A training config: a YAML file, or the name of a shipped one.
+ConfigRef = Annotated[str, Input("config"), Field(description="A YAML file, or the name of a shipped config.")]
 #: What the operation writes.
 OutputPath = Annotated[Path, Output(), Field(description="What is written: it appears whole or not at all.")]
 #: Whether an output that exists is replaced.
@@ -60,5 +62,8 @@ class Options(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "options"
-            raise UsageError(f"--{option} {first['input']}: {first['msg']}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:  # of several options together; the message names them
+                raise UsageError(message) from None
+            option = str(first["loc"][0]).replace("_", "-")
+            raise UsageError(f"--{option} {first['input']}: {message}") from None

@@ -13,6 +13,8 @@ from apt.console.errors import BadInputError, NotFoundError, UnsupportedError, s
 from apt.store import resolve
 
 if TYPE_CHECKING:
+    from io import RawIOBase
+
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -85,6 +87,10 @@ class Checkpoint:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.elements
         return torch_dtype(max(sorted(sizes), key=sizes.__getitem__))
 
+    def dtype_of(self, name: str) -> "torch.dtype":
+        """The dtype that a tensor is stored in."""
+        return torch_dtype(self._tensor(name).dtype)
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the weight files."""
@@ -137,13 +143,33 @@ class Checkpoint:
 
     def read(self, name: str) -> "torch.Tensor":
         """Return a tensor in its stored dtype and shape, on the CPU."""
+        return self.read_rows(name, 0, None)
+
+    def read_rows(self, name: str, start: int, stop: int | None) -> "torch.Tensor":
+        """Return neighbouring entries of a tensor's first dimension; all of them up from ``start`` without ``stop``.
+
+        The bytes are read, not mapped: what the process holds is this part alone.
+
+        :raises BadInputError: when the file has shrunk since its header was read.
+        """
         import torch
 
         tensor = self._tensor(name)
         dtype = torch_dtype(tensor.dtype)
-        if tensor.size_bytes == 0:
-            return torch.empty(tensor.shape, dtype=dtype)
-        return torch.frombuffer(bytearray(self.read_bytes(name)), dtype=dtype).reshape(tensor.shape)
+        shape = tensor.shape
+        begin, size = tensor.start, tensor.size_bytes
+        if shape and (start, stop) != (0, None):
+            start, stop, _ = slice(start, stop).indices(shape[0])
+            row_bytes = size // max(1, shape[0])
+            shape = (max(0, stop - start), *shape[1:])
+            begin, size = begin + start * row_bytes, shape[0] * row_bytes
+        if size == 0:
+            return torch.empty(shape, dtype=dtype)
+        data = bytearray(size)
+        with tensor.path.open("rb", buffering=0) as stream:
+            stream.seek(begin)
+            _fill(stream, data, f"{tensor.path}: tensor {name!r} is cut short")
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
 
     def load(self, dtype: "torch.dtype | None" = None, device: str = "cpu") -> "PreTrainedModel":
         """Return the transformers model in evaluation mode; ``dtype`` ``None`` keeps the stored one.
@@ -170,6 +196,16 @@ class Checkpoint:
             return self.tensors[name]
         except KeyError:
             raise BadInputError(f"{self.path} has no tensor {shown(name)}") from None
+
+
+def _fill(stream: "RawIOBase", data: bytearray, short: str) -> None:
+    """Read as many bytes as ``data`` is long; the system may hand over less at a time."""
+    view = memoryview(data)
+    while view:
+        count = stream.readinto(view)
+        if not count:
+            raise BadInputError(short)
+        view = view[count:]
 
 
 def torch_dtype(name: str) -> "torch.dtype":

@@ -42,6 +42,19 @@ class TensorSpec:
         return (bits + 7) // 8
 
 
+def safetensors_head(specs: Sequence[TensorSpec]) -> bytes:
+    """Return what stands before the data of a safetensors file: the length of the header, and the header."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for spec in specs:
+        end = position + spec.size_bytes
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [position, end]}
+        position = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
 class CheckpointWriter:
     """Write a checkpoint into a hidden sibling of ``target`` that becomes ``target`` on a clean exit.
 
@@ -103,20 +116,27 @@ class CheckpointWriter:
 
         :raises BadInputError: when ``data`` does not match ``specs``.
         """
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        position = 0
-        for spec in specs:
-            end = position + spec.size_bytes
-            header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [position, end]}
-            position = end
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
         with (self.directory / filename).open("xb") as stream:
-            stream.write(len(raw).to_bytes(8, "little") + raw)
+            stream.write(safetensors_head(specs))
             for spec, (name, payload) in zip(specs, data, strict=True):
                 if name != spec.name or len(payload) != spec.size_bytes:
                     raise BadInputError(f"tensor {name!r} of {len(payload)} bytes where {spec.name!r} was announced")
                 stream.write(payload)
+
+    def write_model(self, model: "PreTrainedModel", parent: Checkpoint) -> None:
+        """Write a model in memory, in its dtype, with the parent's tokenizer and other side files."""
+        from apt.checkpoint.loading import quiet_transformers
+
+        with quiet_transformers():
+            model.save_pretrained(self.directory)
+        self.copy_side_files(parent)
+
+    def adopt(self, path: Path) -> None:
+        """Give a finished file beside the target a second name in the checkpoint; where that cannot be, copy it."""
+        try:
+            os.link(path, self.directory / path.name)
+        except OSError:
+            shutil.copyfile(path, self.directory / path.name)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file beside the weights."""
@@ -199,11 +219,7 @@ def save_model(
 
     :raises TargetExistsError: when the target exists and ``overwrite`` is false.
     """
-    from apt.checkpoint.loading import quiet_transformers
-
     with CheckpointWriter(target, operation=operation, parent=parent, options=options, overwrite=overwrite) as writer:
-        with quiet_transformers():
-            model.save_pretrained(writer.directory)
-        writer.copy_side_files(parent)
+        writer.write_model(model, parent)
         writer.metrics.update(metrics)
     return Checkpoint.open(target)

@@ -6,9 +6,10 @@ from typing import Annotated, Final
 import typer
 
 from apt import store
-from apt.cli.run import ForceOption, execute, parse_settings
+from apt.cli.run import ForceOption, execute
 from apt.console import output
 from apt.console.completes import Completes
+from apt.console.settings import parse_settings
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 
 #: Steps of the recovery for any model but the embedded one. A trained model of 260,000 parameters was brought to 1.33

@@ -1,6 +1,6 @@
 """``apt_model run``: a recipe, step by step; what is done and unchanged is not done again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +8,7 @@ import typer
 
 from apt.console import output
 from apt.console.completes import Completes
-from apt.console.errors import UsageError
+from apt.console.settings import parse_settings
 from apt.console.typer_options import DryRunOption, JsonOption, QuietOption
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Run every step, also what is done and unchanged.")]
@@ -72,19 +72,3 @@ def execute(path: Path, settings: Mapping[str, str], out: Path, *, force: bool, 
         if error.result is not None and not output.json_requested():
             output.emit(error.result)  # what was found is worth as much as that it was not enough
         raise
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, str]:
-    """Read ``["ratio=0.3"]`` as ``{"ratio": "0.3"}``.
-
-    :raises UsageError: for one without ``=``, or an input that is given twice.
-    """
-    found: dict[str, str] = {}
-    for text in settings:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise UsageError(f"--set {text!r} is not INPUT=VALUE")
-        if name in found:
-            raise UsageError(f"--set {name} is given twice")
-        found[name] = value
-    return found

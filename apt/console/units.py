@@ -1,9 +1,12 @@
 """Figures as people read and write them."""
 
 import re
+from decimal import Decimal
 from typing import Final
 
 _SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?:([kmgt])(i?)b|b)?", re.IGNORECASE)
+_COUNT: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmbt]?)", re.IGNORECASE)
+_SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*([%x])", re.IGNORECASE)
 
 
 def format_bytes(n: int) -> str:
@@ -43,3 +46,27 @@ def parse_bytes(text: str) -> int:
     if value <= 0:
         raise ValueError(f"{text!r} is nothing")
     return value
+
+
+def parse_count(text: str) -> int:
+    """Return the number that ``"1.2B"``, ``"700M"``, ``"40k"`` or ``"4326656"`` says; B are billions.
+
+    :raises ValueError: for anything else, zero included.
+    """
+    match = _COUNT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a number such as 700M or 1.2B")
+    number, unit = match.groups()
+    value = int(Decimal(number) * 1000 ** (" kmbt".index(unit.lower()) if unit else 0))
+    if value <= 0:
+        raise ValueError(f"{text!r} is nothing")
+    return value
+
+
+def parse_share(text: str) -> float | None:
+    """Return the share that ``"70%"`` or ``"0.7x"`` says, ``None`` for what is written otherwise."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, unit = match.groups()
+    return float(Decimal(number) / 100 if unit == "%" else Decimal(number))

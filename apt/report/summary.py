@@ -139,9 +139,11 @@ def checks_of(
 
 
 def _cut(pruning: Pruning) -> Check:
-    passed = pruning.smaller and abs(pruning.removed_share - pruning.asked_ratio) <= RATIO_TOLERANCE
+    asked = pruning.asked_ratio
+    passed = pruning.smaller and (asked is None or abs(pruning.removed_share - asked) <= RATIO_TOLERANCE)
     truly = "" if pruning.smaller else ", zeros only"
-    text = f"{100 * pruning.removed_share:.2f} % removed{truly}, asked for {100 * pruning.asked_ratio:g} %"
+    text = f"{100 * pruning.removed_share:.2f} % removed{truly}, asked for "
+    text += pruning.goal if asked is None else f"{100 * asked:g} %"
     return Check("cut as asked, truly smaller", passed, text)
 
 

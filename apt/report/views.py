@@ -127,7 +127,8 @@ class LayerCut(View):
 class Pruning(View):
     """The result of ``prune``."""
 
-    asked_ratio: float
+    asked_ratio: float | None = None
+    goal: str = ""
     removed_share: float
     smaller: bool
     plan: str = ""

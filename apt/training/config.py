@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from apt.console.errors import one_line
 from apt.document import Document, Location, read
 from apt.registry import Registry
-from apt.training.components import core_registry, placed_sections
+from apt.training.components import core_registry, placed_sections, sections_of
 from apt.training.losses.ce import CrossEntropyOptions
 from apt.training.optimizers.adamw import AdamWOptions
 from apt.training.samplers.epochs import ShuffledOptions
@@ -174,6 +174,10 @@ def _contradictions(config: TrainConfig) -> Iterator[tuple[Location, str]]:
         yield ("train", "early_stopping"), "no evaluation comes before the last step; lower train.eval_every"
     if (train.log_every or 0) > train.steps:
         yield ("train", "log_every"), "nothing is logged before the last step; lower it"
+    if train.sharding == "fsdp2" and any(kind == "rollout" for kind, _ in sections_of(config)):
+        # A rollout runs the model outside of the module's forward pass, where embedding and head are not whole, and in
+        # each process as many times as its own rows need, while gathering layers takes all of them.
+        yield ("train", "sharding"), "a model that is sharded cannot write rows (rollout); use none"
     for place, _, section in placed_sections(config):
         try:
             found = list(section.contradictions(config))

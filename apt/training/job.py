@@ -27,16 +27,15 @@ from apt.training.config import TrainConfig, read_config
 from apt.training.contract import Resources, RowSource, RowStream
 from apt.training.data.rows import TokenRows, held_out, is_stream
 from apt.training.evaluation import score_source
-from apt.training.opening import open_trainable, rows_need_weights, tokenizer_of
+from apt.training.opening import check_possible, open_trainable, rows_need_weights, tokenizer_of
 from apt.training.output import round_weights, sources_of, write_trained
 from apt.training.pairing import shared_vocabulary
-from apt.training.parallel import on_first, processes, refuse_sharding
+from apt.training.parallel import on_first, processes
 from apt.training.report import TrainPlan, TrainReport
 from apt.training.result import TrainResult
 from apt.training.run_directory import CONFIG_NAME, RECORD_NAME, RUN_NAME, identity_of, run_dir_of
 from apt.training.runner import START_NAME, device, run
 from apt.training.teachers.loading import load_teacher
-from apt.training.tracking.choice import check_tracking
 from apt.training.tracking.tensorboard import FOLDER as TENSORBOARD_FOLDER
 from apt.training.tracking.weights_and_biases import FOLDER as WANDB_FOLDER
 from apt.training.tracking.weights_and_biases import PLACE_NAME as WANDB_PLACE_NAME
@@ -151,7 +150,7 @@ def train(options: TrainOptions, registry: Registry | None = None) -> TrainRepor
     # Measured as it is stored: the weights are rounded to the checkpoint's dtype first.
     round_weights(model, job.model.stored_dtype)
     report = _report(options, job, model, trained, before, _scores(model, rows.evaluation, job.config))
-    on_first(lambda: _leave(options, job, model, rows, report))
+    on_first(lambda: _leave(options, job, model, rows, report, trained.record))
     return report
 
 
@@ -159,8 +158,7 @@ def _open(options: TrainOptions, registry: Registry | None) -> _Job:
     """Find everything that a run needs, and refuse what cannot be done before any weight is read."""
     config = read_config(options.config, registry)
     _check_allowed(options.allow_change, config)
-    refuse_sharding(config.train.sharding)
-    check_tracking(config.tracking)
+    check_possible(config)
     name = _named_model(options.model, config, options.config)
     if config.data is None:
         raise UsageError(f"{options.config}: data: is missing", hint="say what is trained on: data.train")
@@ -303,7 +301,9 @@ def _perplexity(nll: Any, tokens: Any) -> Estimate:
     return ratio_estimate(nll, tokens, np.exp)
 
 
-def _leave(options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: TrainReport) -> None:
+def _leave(
+    options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: TrainReport, record: Mapping[str, Any]
+) -> None:
     """Write the checkpoint, then clear away what only a run that goes on needs."""
     teacher = job.teacher
     lineage = {
@@ -315,8 +315,8 @@ def _leave(options: TrainOptions, job: _Job, model: Any, rows: _Rows, report: Tr
         "skipped_steps", "tokens", "seconds", "metrics",
     )  # fmt: skip
     write_trained(
-        options.output, model.cpu(), operation="train", parent=job.model, config=job.config, lineage=lineage,
-        metrics={name: getattr(report, name) for name in kept}, overwrite=options.overwrite,
+        options.output, model.cpu(), operation="train", parent=job.model, config=job.config, record=record,
+        lineage=lineage, metrics={name: getattr(report, name) for name in kept}, overwrite=options.overwrite,
         teacher=teacher,
     )  # fmt: skip
     if not options.keep_run:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, opened by their headers: what cannot be trained is refused before any weight is read."""
+"""What a run needs, looked at by headers alone: what cannot be done is refused before any weight is read."""
 
 from typing import Any, Final
 
@@ -9,9 +9,24 @@ from apt.console.errors import BadInputError, UnsupportedError
 from apt.registry import Registry
 from apt.training.components import needed_by, sections_of
 from apt.training.config import TrainConfig
+from apt.training.parallel import refuse_sharding
+from apt.training.tracking.choice import check_tracking
 
 #: Resources that are made of weights; data that need none of them are read before any weight is.
 _OF_WEIGHTS: Final = frozenset({"model", "teacher"})
+
+
+def check_possible(config: TrainConfig) -> None:
+    """Refuse a run that cannot be done on this machine.
+
+    :raises UnsupportedError: when sharding was asked for where it cannot be done.
+    :raises AptError: when a tracker is asked for that cannot be reached.
+    :raises MissingDependencyError: when a component or a tracker needs a library that is not installed.
+    """
+    refuse_sharding(config.train.sharding)
+    check_tracking(config.tracking)
+    for _, section in sections_of(config):
+        section.check_installed()
 
 
 def open_trainable(ref: str) -> Checkpoint:

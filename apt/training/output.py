@@ -12,7 +12,6 @@ from apt.checkpoint.writer import CheckpointWriter
 from apt.console.output import to_jsonable
 from apt.document import dump
 from apt.training.config import TrainConfig
-from apt.training.record import run_record
 
 #: The resolved config beside the weights; it runs again as it is.
 CONFIG_NAME: Final = "training.yaml"
@@ -40,6 +39,7 @@ def write_trained(
     operation: str,
     parent: Checkpoint,
     config: TrainConfig,
+    record: Mapping[str, Any],
     lineage: Mapping[str, Any],
     metrics: Mapping[str, Any],
     overwrite: bool = False,
@@ -49,13 +49,14 @@ def write_trained(
 
     :param operation: what made it, for ``apt.json``.
     :param parent: the checkpoint that was trained; its tokenizer goes along.
-    :param lineage: what else the model was made of (teacher, texts), beside the run's record.
+    :param record: what the run was made with, as its result has it.
+    :param lineage: what else the model was made of (teacher, texts).
     :param metrics: figures that were measured, as plain values or results.
     :param teacher: what the model learned from; a target that holds it is not replaced.
     :raises TargetExistsError: when the target exists and ``overwrite`` is false.
     :raises CannotWriteError: when the disk is full; nothing is left then.
     """
-    options = {**to_jsonable(dict(lineage)), **run_record(config)}
+    options = {**to_jsonable(dict(lineage)), **record}
     with (
         quiet_transformers(),
         CheckpointWriter(

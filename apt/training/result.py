@@ -27,6 +27,7 @@ class TrainResult:
 
     :param best_step: the step whose weights the model now holds; 0 when no training step improved on the start.
     :param metrics: the last interval's figures by their fixed names (``train/loss``, ``kd/kl_token``, …).
+    :param record: what the run was made with (:func:`apt.training.record.run_record`), as taken when it began.
     :param skipped_steps: steps that a guard kept the optimizer from.
     """
 
@@ -37,6 +38,7 @@ class TrainResult:
     tokens: int
     seconds: float
     metrics: dict[str, float]
+    record: Mapping[str, Any]
     skipped_steps: int = 0
 
 

@@ -53,17 +53,18 @@ def claim(
     held = _held(run_dir)
     if held is None:
         run_dir.mkdir(parents=True, exist_ok=True)
-    elif held.get("identity") != identity:
-        raise UsageError(f"{run_dir} holds a run of another model or text", hint="remove it or choose another")
     else:
         before = {**(held.get("config") or {}), "processes": held.get("processes", 1)}
         now = {**config.resolved(), "processes": processes}
         changed = [k for k in differences(before, now) if not _covered(k, may_change)]
-        if changed:
+        # Told first: the rows of a run may depend on its settings.
+        if held.get("config") and changed:
             raise UsageError(
                 f"{run_dir} holds a run with another config: {', '.join(changed[:5])}",
-                hint="remove it, choose another, or say what may change",
+                hint="remove it or choose another; train can be told what may change: --allow-change KEY",
             )
+        if held.get("identity") != identity:
+            raise UsageError(f"{run_dir} holds a run of another model or text", hint="remove it or choose another")
     _write(run_dir / RUN_NAME, {"identity": identity, "config": config.resolved(), "processes": processes})
 
 
@@ -99,10 +100,14 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
         stream.write(json.dumps(values, indent=2).encode())
 
 
-def is_resumable(run_dir: Path, config: TrainConfig, identity: str) -> bool:
-    """Whether ``run_dir`` holds a run of exactly this config and identity."""
-    held = _held(run_dir)
-    return held is not None and held.get("identity") == identity and held.get("config") == config.resolved()
+def held_steps(run_dir: Path, config: TrainConfig, identity: str) -> int | None:
+    """Return the steps of the run that a directory holds, where it is this one but for their number."""
+    held = _held(run_dir) or {}
+    before: dict[str, Any] = held.get("config") or {}
+    if held.get("identity") != identity or set(differences(before, config.resolved())) - {"train.steps"}:
+        return None
+    steps: int = before["train"]["steps"]
+    return steps
 
 
 def _held(run_dir: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import functools
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +28,14 @@ from apt.training.environment import unsteered
 from apt.training.forward import base_of
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
-from apt.training.parallel import on_first, processes, refuse_sharding, sharding_arguments
+from apt.training.opening import check_possible
+from apt.training.parallel import on_first, processes, sharding_arguments
 from apt.training.precision import autocast_dtype
 from apt.training.record import run_record
 from apt.training.result import TrainResult, curve_of
 from apt.training.run_directory import alone_in, claim, told_when_full, write_record
 from apt.training.saved_states import history_of, last_whole
-from apt.training.tracking.choice import check_tracking, tracked
+from apt.training.tracking.choice import tracked
 from apt.training.trainer import EVAL_METRIC, ContractTrainer
 
 #: A transformers causal language model; its stubs are too partial to be of use to the checker.
@@ -67,6 +68,7 @@ def run(
     registry: Registry | None = None,
     callbacks: tuple[TrainerCallback, ...] = (),
     may_change: tuple[str, ...] = (),
+    choose_from: int = 0,
     label: str = "training",
     name: str = "",
 ) -> TrainResult:
@@ -81,16 +83,16 @@ def run(
     :param callbacks: of Trainer; they may look, and hold parameters to a rule (a mask) that needs no state of its own
         but the step's number: a resumed run is given new ones. They may not steer.
     :param may_change: keys of the config (``train.steps``) in which a run that is resumed may differ.
+    :param choose_from: evaluations before this step are no candidates for the best: what a schedule (of sparsity)
+        makes of the model is not there yet. The last step gives the last weights.
     :param name: of the run, for trackers; the run directory's when absent.
     :raises UsageError: for a run directory of another run, or one that is in use, or too few rows to set some aside.
     :raises BadInputError: when there are fewer rows to train on than a micro-batch has.
     :raises CannotWriteError: when the disk is full; the run can be resumed.
-    :raises UnsupportedError: when sharding was asked for where it cannot be done.
-    :raises AptError: when a guard stops the run.
+    :raises AptError: for what :func:`~apt.training.opening.check_possible` refuses, and when a guard stops the run.
     """
     section = config.train
-    refuse_sharding(section.sharding)
-    check_tracking(config.tracking)
+    check_possible(config)
     resources = replace(resources or Resources(), registry=registry or core_registry(), model=model)
     resources = replace(resources, rows_digest=(data.origin if isinstance(data, Chosen) else data).digest())
     if isinstance(data, TokenRows):
@@ -109,8 +111,10 @@ def run(
         bar = stack.enter_context(progress(label, section.steps, "steps"))
         set_seed(section.seed)  # a loss or an adapter may begin with random parameters of its own
         parts = _build(config, model, training, resources, start.steps)
-        record = run_record(config)
+        made_with = run_record(config)
+        record = dict(made_with)
         trainer = _trainer(config, parts, evaluation, run_dir, record, start.steps)
+        trainer.choose_from = choose_from
         if trainer.meter.peak is not None:
             record["peak_flops_per_s"] = trainer.meter.peak
         tracking = _track(stack, config, run_dir, record, name or run_dir.name, start)
@@ -123,8 +127,8 @@ def run(
         if start.state is not None:
             trainer.resume_place(start.state)
         trainer.train(resume_from_checkpoint=str(start.state) if start.state else None)
-        result = _result(trainer, time.monotonic() - begun)
-        if result.best_step == 0:
+        result = _result(trainer, time.monotonic() - begun, made_with)
+        if result.best_step == 0 and not choose_from:
             _restore_start(trainer, run_dir / START_NAME)
         parts.tuning.finish(parts.module.model)
     model.eval()
@@ -340,11 +344,12 @@ def _arguments(section: TrainSection, model: Model, run_dir: Path, steps: int) -
     )
 
 
-def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
+def _result(trainer: ContractTrainer, seconds: float, record: Mapping[str, Any]) -> TrainResult:
     history = trainer.state.log_history
     curve = curve_of(history)
     # An evaluation that is no number is never the best; when none is one, the model keeps the weights it came with.
-    best = min(curve, key=lambda point: point.eval_loss if math.isfinite(point.eval_loss) else math.inf)
+    candidates = [point for point in curve if point.step >= trainer.choose_from] or curve[-1:]
+    best = min(candidates, key=lambda point: point.eval_loss if math.isfinite(point.eval_loss) else math.inf)
     last = next((e for e in reversed(history) if "train/loss" in e), {})
     return TrainResult(
         curve=curve,
@@ -354,6 +359,7 @@ def _result(trainer: ContractTrainer, seconds: float) -> TrainResult:
         tokens=trainer.meter.read_tokens(),
         seconds=seconds,
         metrics={k: float(v) for k, v in last.items() if "/" in k},
+        record=record,
         skipped_steps=trainer.guard.skipped,
     )
 

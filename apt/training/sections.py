@@ -25,6 +25,12 @@ class Section(BaseModel):
         """Return the resources that the component needs with these options, beside what it always needs."""
         return frozenset()
 
+    def check_installed(self) -> None:
+        """Refuse what needs a library that is not there; asked before any weight is read.
+
+        :raises MissingDependencyError: saying how to install it.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class OfKind:

@@ -54,6 +54,8 @@ class ContractTrainer(Trainer):
         self._autocast_dtype = autocast
         self._record = record
         self.guard = guard
+        #: The step from which on evaluations are candidates for the best weights.
+        self.choose_from = 0
         self._generator = torch.Generator()
         self._micro = 0
         device = self.args.device
@@ -178,7 +180,8 @@ class ContractTrainer(Trainer):
                 "train/tokens": self.meter.read_tokens(),
             }
         )
-        metrics = {EVAL_METRIC: found.value}
+        # What is no number below infinity is never the best.
+        metrics = {EVAL_METRIC: found.value if self.state.global_step >= self.choose_from else math.inf}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.meter.resume()
         return metrics

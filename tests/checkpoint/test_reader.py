@@ -238,3 +238,21 @@ def test_a_name_that_is_no_unicode_is_refused_as_by_the_library(tmp_path: Path) 
     (tmp_path / "y.safetensors").write_bytes((29).to_bytes(8, "little") + b'{"__metadata__": {"a": [1]}} ')
     with pytest.raises(BadInputError, match="__metadata__"):
         read_header(tmp_path / "y.safetensors")
+
+
+def test_rows_of_a_tensor_are_read_alone(llama_dir: Path) -> None:
+    checkpoint = Checkpoint.open(llama_dir)
+    name = "model.embed_tokens.weight"
+    whole = checkpoint.read(name)
+    for start, stop in ((0, 1), (5, 9), (286, 400), (7, 7), (0, None)):
+        assert torch.equal(checkpoint.read_rows(name, start, stop), whole[start:stop])
+    assert checkpoint.dtype_of(name) == whole.dtype
+
+
+def test_a_file_that_shrank_since_is_told(copy: Path) -> None:
+    checkpoint = Checkpoint.open(copy)
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    last = max(checkpoint.tensors.values(), key=lambda tensor: tensor.start)
+    with pytest.raises(BadInputError, match="is cut short"):
+        checkpoint.read(last.name)

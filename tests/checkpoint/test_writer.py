@@ -109,3 +109,16 @@ def test_chinese_stays_readable(tmp_path: Path) -> None:
     text = (tmp_path / "模型" / "apt.json").read_text(encoding="utf-8")
     assert "中文" in text
     assert json.loads(text)["options"] == {"名": "中文"}
+
+
+def test_a_finished_file_is_given_a_second_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "made.bin"
+    made.write_bytes(b"weights")
+    for name, same in (("linked", True), ("copied", False)):
+        if not same:
+            monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+        with CheckpointWriter(tmp_path / name, operation="test", parent=None, options={}) as writer:
+            writer.adopt(made)
+        written = tmp_path / name / "made.bin"
+        assert written.read_bytes() == b"weights" and written.samefile(made) is same
+        assert json.loads((tmp_path / name / "apt.json").read_text())["files"]["made.bin"]["size_bytes"] == 7

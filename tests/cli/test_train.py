@@ -287,7 +287,7 @@ def few_steps(name: str, target: Path, **loss: Any) -> Path:
 
 @pytest.mark.parametrize("name", [n for n in catalog.shipped() if n != "distill/cached"])
 def test_every_shipped_config_runs_with_the_embedded_model(name: str, cli: Callable, tmp_path: Path) -> None:
-    teacher = ("--teacher", "tiny") if name.startswith("distill/") else ()
+    teacher = ("--teacher", "tiny") if name.startswith(("distill/", "recover/")) else ()
     path = few_steps(name, tmp_path / "copy.yaml")
     ran = cli("train", "--config", path, "--model", "tiny", *teacher, "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err

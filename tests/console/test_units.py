@@ -2,7 +2,7 @@
 
 import pytest
 
-from apt.console.units import format_age, format_bytes, parse_bytes
+from apt.console.units import format_age, format_bytes, parse_bytes, parse_count, parse_share
 
 
 def test_figures_are_shown_as_people_read_them() -> None:
@@ -25,3 +25,29 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         return
     with pytest.raises(ValueError, match="is not"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1.2B", 1_200_000_000),
+        ("700M", 700_000_000),
+        ("40 k", 40_000),
+        ("4326656", 4_326_656),
+        ("1.234567m", 1_234_567),
+    ],
+)
+def test_counts_are_read(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "M", "1e9", "-3M", "3GiB", "0", "0.0001k", "70%", "0.7x", "３M"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no"):
+        parse_count(text)
+
+
+def test_shares_are_told_from_counts() -> None:
+    assert [parse_share(t) for t in ("70%", "0.7x", "12.5 %", "700M", "0.7", "70 percent")] == [
+        0.7, 0.7, 0.125, None, None, None,
+    ]  # fmt: skip

@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from apt.evaluation.statistics import Estimate, paired_ratio, ratio_estimate, resample_sums
+from apt.evaluation.statistics import Estimate, median_estimate, paired_ratio, ratio_estimate, resample_sums
 
 
 def test_the_value_is_the_ratio_of_the_sums() -> None:
@@ -74,3 +74,16 @@ def test_a_figure_that_is_not_finite_has_no_interval() -> None:
 
 def test_an_estimate_shows_its_interval() -> None:
     assert Estimate(1.23456, 1.0, 1.5).format(2) == "1.23 [1.00, 1.50]"
+
+
+def test_a_median_has_an_interval_by_rank() -> None:
+    assert median_estimate(range(1, 16)) == Estimate(8.0, 4.0, 12.0)
+    assert median_estimate([3.0, 1.0, 2.0, 4.0, 6.0, 5.0]) == Estimate(3.5, 1.0, 6.0)
+    assert median_estimate([2.0, 1.0, 3.0]) == Estimate(2.0, -math.inf, math.inf)
+
+
+def test_the_interval_of_a_median_holds_it_often_enough() -> None:
+    generator = np.random.default_rng(5)
+    found = [median_estimate(generator.exponential(size=11)) for _ in range(2000)]
+    held = sum(e.low <= math.log(2.0) <= e.high for e in found) / len(found)
+    assert held >= 0.95

@@ -251,6 +251,16 @@ _CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"train": {"steps": 3, "early_stopping": {"patience": 1}}}, "train.early_stopping"),
     ({"train": {"steps": 3, "log_every": 5}}, "train.log_every"),
+    ({"train": {"steps": 3, "sharding": "fsdp2", "loss": {"name": "distill", "on_policy": {}}}}, "train.sharding"),
+    (
+        {
+            "train": {
+                "steps": 3, "sharding": "fsdp2",
+                "loss": {"name": "policy", "rewards": {"a": {"reward": {"name": "exact_answer"}}}},
+            }
+        },
+        "train.sharding",
+    ),
     ({"train": {"steps": 3, "loss": {"name": "distill", "k": 3}}}, "train.loss.k"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "feature": {}}}}, "train.loss.feature"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "relation": {}}}}, "train.loss.relation"),

@@ -1,6 +1,7 @@
 """What a run refuses before it reads weights, what no variable changes, and what a recipe can name."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import AptError, BadInputError, ExitCode, UnsupportedError, UsageError
 from apt.document import read
 from apt.registry import Component
-from apt.training import job
-from apt.training.config import parse_config
+from apt.training import job, record, runner
+from apt.training.config import TrainConfig, parse_config
 from apt.training.data import files
 from apt.training.data.rows import TokenRows
 from apt.training.report import TrainReport
@@ -132,6 +133,8 @@ def test_a_teacher_is_loaded_only_for_a_run_that_learns_from_one(tmp_path: Path,
     ("change", "message"),
     [
         ({"train": {"sharding": "fsdp2"}}, "fsdp2 needs CUDA"),
+        ({"train": {"tuning": {"name": "lora"}}}, "the tuning 'lora' needs peft"),
+        ({"data": {"name": "chat", "path": "x", "layout": "packed"}}, "reading files of training rows needs datasets"),
         ({"tracking": {"wandb_mode": "online"}}, "wandb_mode: online needs a W&B key|'wandb' is not installed"),
     ],
 )
@@ -139,14 +142,18 @@ def test_what_this_machine_cannot_do_is_refused_before_weights_are_read(
     change: dict[str, Any], message: str, tmp_path: Path, llama_dir: Path, no_weights: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if torch.cuda.is_available() and "train" in change:
+    if torch.cuda.is_available() and "sharding" in change.get("train", {}):
         pytest.skip("here it can")
+    for library in ("peft", "datasets"):
+        monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
     values = helpers.small_run(**change.get("train", {}))
     if "tracking" in change:
         values["tracking"] = change["tracking"]
+    if "data" in change:
+        values["data"]["train"] = change["data"]
     with pytest.raises(AptError, match=message):
         run(tmp_path, values, model=str(llama_dir))
     assert not (tmp_path / "out").exists()
@@ -169,6 +176,24 @@ def test_rows_to_evaluate_on_that_count_nothing_are_told_before_training(
             helpers.options(tmp_path, values, model=str(llama_dir)),
             helpers.registry(Component("data", "uncounted", f"{__name__}:uncounted")),
         )
+
+
+def test_the_record_is_taken_once_when_the_run_begins(
+    tmp_path: Path, llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[TrainConfig] = []
+
+    def take(config: TrainConfig) -> dict[str, Any]:
+        taken.append(config)
+        return {"config": config.resolved(), "config_sha256": config.digest(), "git": f"look {len(taken)}"}
+
+    monkeypatch.setattr(runner, "run_record", take)
+    monkeypatch.setattr(record, "_git", None)
+    run(tmp_path, helpers.small_run(), model=str(llama_dir), keep_run=True)
+    written = json.loads((tmp_path / "out" / "apt.json").read_text(encoding="utf-8"))["options"]
+    kept = json.loads((tmp_path / ".out.run" / "run_record.json").read_text(encoding="utf-8"))
+    assert len(taken) == 1
+    assert written["git"] == kept["git"] == "look 1" and written["config_sha256"] == taken[0].digest()
 
 
 def test_a_directory_of_a_finished_run_takes_another_one(tmp_path: Path, llama_dir: Path) -> None:
@@ -226,6 +251,9 @@ def test_rows_are_no_longer_than_the_context_of_model_and_teacher(
     values["train"]["loss"] = {"name": "distill"}
     taught = run(tmp_path, values, model=str(llama_dir), teacher=str(teacher), output=tmp_path / "taught")
     assert taught.eval_tokens == 4 * 63
+    values["data"]["train"] = {"name": "text", "path": str(tmp_path / "rows.jsonl")}
+    again = run(tmp_path, values, model=str(llama_dir), teacher=str(teacher), output=tmp_path / "again")
+    assert again.eval_tokens <= 4 * 63
 
 
 def test_gpt2_is_trained_within_its_positions(tmp_path: Path, llama_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,26 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, TrainerCallback
 
 from apt.training import performance
 from apt.training.contract import Resources
+from apt.training.data.rows import TokenRows
 from apt.training.performance import FlopCount, Meter, measured_peak
 from apt.training.runner import run
 
 GOLDEN = Path(__file__).with_name("metric_names.txt")
+GOLDEN_OF_LOSSES = Path(__file__).with_name("metric_names_of_losses.txt")
+
+
+class Answered(TokenRows):
+    """Rows with a right answer, which a reward asks for."""
+
+    def meta(self, index: int) -> dict[str, Any]:
+        return {"answer": "4"}
+
+
+class Tokens:
+    """What a policy reads of a tokenizer."""
+
+    def decode(self, ids: list[int], **rest: Any) -> str:
+        return " ".join(map(str, ids))
 
 
 class Logged(TrainerCallback):
@@ -29,10 +46,11 @@ class Logged(TrainerCallback):
 
 def logged_by(tmp_path: Path, model: Any = None, **train: Any) -> list[dict[str, float]]:
     seen = Logged()
-    config = small_config(loss={"name": "distill", "alpha": 0.5}, steps=4, eval_every=2, **train)
+    config = small_config(**{"loss": {"name": "distill", "alpha": 0.5}, "steps": 4, "eval_every": 2, **train})
     teacher = small_model(1).eval().requires_grad_(False)
-    resources = Resources(teacher=teacher)
-    run(config, model or small_model(), small_rows(), run_dir=tmp_path, resources=resources, callbacks=(seen,))
+    resources = Resources(teacher=teacher, tokenizer=Tokens())
+    rows = Answered(small_rows().ids, small_rows().labels)
+    run(config, model or small_model(), rows, run_dir=tmp_path, resources=resources, callbacks=(seen,))
     return seen.entries
 
 
@@ -40,6 +58,24 @@ def test_the_names_are_the_written_ones(tmp_path: Path) -> None:
     """A name that disappears breaks dashboards; a new one belongs into the file."""
     names = {name for entry in logged_by(tmp_path) for name in entry if "/" in name}
     assert sorted(names) == GOLDEN.read_text(encoding="utf-8").split()
+
+
+def test_the_names_of_every_loss_are_the_written_ones(tmp_path: Path) -> None:
+    """What only some losses measure: inner states, relations, a teacher known in part, rewards, rows of its own."""
+    rollout = {"name": "sample", "max_new_tokens": 4}
+    taught = {"name": "distill", "alpha": 0.5}
+    losses: list[dict[str, Any]] = [
+        {**taught, "targets": "top_k", "k": 8, "on_policy": {"rollout": rollout, "prompt_tokens": 4}},
+        {**taught, "strategy": "mixed", "feature": {"attention_weight": 1.0}, "relation": {}},
+        {"name": "policy", "rewards": {"right": {"reward": {"name": "exact_answer"}}}, "rollout": rollout},
+        {"name": "multi_task", "tasks": {"focal": {"loss": {"name": "focal"}}, "plain": {"loss": {"name": "ce"}}}},
+    ]
+    names: set[str] = set()
+    for i, loss in enumerate(losses):
+        seen = logged_by(tmp_path / str(i), small_model(attn_implementation="eager"), loss=loss)
+        names |= {name for entry in seen for name in entry if "/" in name}
+    common = set(GOLDEN.read_text(encoding="utf-8").split())
+    assert sorted(names - common) == GOLDEN_OF_LOSSES.read_text(encoding="utf-8").split()
 
 
 def test_figures_of_speed_are_plausible(tmp_path: Path) -> None:
@@ -125,16 +161,22 @@ def test_a_pause_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluating_and_saving_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from apt.training import callbacks, trainer
 
-    def slowly(original: Any) -> Any:
+    now = 100.0
+
+    def taking(seconds: float, original: Any) -> Any:
         def later(*arguments: Any, **options: Any) -> Any:
-            time.sleep(0.3)
+            nonlocal now
+            now += seconds
             return original(*arguments, **options)
 
         return later
 
-    monkeypatch.setattr(trainer, "score_source", slowly(trainer.score_source))
-    monkeypatch.setattr(callbacks, "seal", slowly(callbacks.seal))
-    begun = time.perf_counter()
-    seconds = sum(e["perf/step_s"] for e in logged_by(tmp_path, log_every=1) if "perf/step_s" in e)
-    # Three evaluations and two saves, each with a rest that no step contains.
-    assert seconds <= time.perf_counter() - begun - 5 * 0.3
+    monkeypatch.setattr(performance, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(performance, "measured_peak", lambda *_: 1e9)  # it would wait for a clock that stands
+    monkeypatch.setattr(trainer.ContractTrainer, "judge_step", taking(2.0, trainer.ContractTrainer.judge_step))
+    monkeypatch.setattr(trainer, "score_source", taking(50.0, trainer.score_source))
+    monkeypatch.setattr(callbacks, "seal", taking(700.0, callbacks.seal))
+    steps = [e["perf/step_s"] for e in logged_by(tmp_path, log_every=1) if "perf/step_s" in e]
+    assert steps == [2.0] * 4
+    # Three evaluations and two saves passed, and are in no step.
+    assert now == 100.0 + 4 * 2.0 + 3 * 50.0 + 2 * 700.0

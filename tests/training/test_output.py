@@ -27,8 +27,8 @@ def test_the_written_config_reads_as_itself(llama_dir: Path, tmp_path: Path) -> 
     parent = Checkpoint.open(llama_dir)
     config = parse_config({"model": "模型", "train": {"steps": 3}})
     write_trained(
-        tmp_path / "out", parent.load(), operation="train", parent=parent, config=config, lineage={"texts": ("a",)},
-        metrics={"loss": 1.5},
+        tmp_path / "out", parent.load(), operation="train", parent=parent, config=config,
+        record={"config_sha256": config.digest()}, lineage={"texts": ("a",)}, metrics={"loss": 1.5},
     )  # fmt: skip
     text = (tmp_path / "out" / CONFIG_NAME).read_text(encoding="utf-8")
     assert "模型" in text

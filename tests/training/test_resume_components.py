@@ -1,10 +1,10 @@
 """A run that was killed or stopped goes on exactly, whatever data, sampler, tuning and optimizer it has."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,14 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
+class Die(TrainerCallback):
+    """Kills the process in the middle of an interval, with states on disk."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 CASES = {
     "stream, padded, lora, muon": {
         "data": {"name": "train", "streaming": True}, "tuning": {"name": "lora", "r": 2, "dropout": 0.2},
@@ -120,7 +128,7 @@ sys.path.insert(0, str(Path(sys.argv[1]).parent))
 spec = importlib.util.spec_from_file_location("test_resume_components", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-module.long_run(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+module.long_run(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], (module.Die(),))
 """
 
 
@@ -134,14 +142,9 @@ def test_a_killed_run_over_a_packed_stream_with_adapters_goes_on_exactly(tmp_pat
         }
     )
     run_dir = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, __file__, str(run_dir), str(tmp_path), case])
-    deadline = time.monotonic() + 200
-    while not list(run_dir.glob("checkpoint-*/trainer_state.json")):
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not (run_dir / "checkpoint-30").exists()
+    ended = subprocess.run([sys.executable, "-c", CHILD, __file__, str(run_dir), str(tmp_path), case], timeout=300)
+    assert ended.returncode == -signal.SIGKILL
+    assert (run_dir / "checkpoint-10").exists() and not (run_dir / "checkpoint-15").exists()
     # The stream stands inside of a document that goes on in the next row.
     states = [json.loads(p.read_text())["data"] for p in run_dir.glob("checkpoint-*/place.json")]
     assert any(state["left"]["ids"] for state in states)

@@ -87,6 +87,22 @@ def test_the_model_holds_the_best_weights(tmp_path: Path) -> None:
     assert float(out.loss) == pytest.approx(result.best_eval_loss, rel=1e-5)
 
 
+def test_evaluations_before_a_step_are_no_candidates_for_the_best(tmp_path: Path) -> None:
+    model = small_model()
+    run(small_config(steps=30, eval_every=15), model, small_rows(), run_dir=tmp_path / "a")
+    before = weights(model)
+    ruin = small_config(steps=6, eval_every=2, optimizer={"name": "adamw", "lr": 1.0})
+    result = run(ruin, model, small_rows(), run_dir=tmp_path / "b", choose_from=3)
+    late = [point for point in result.curve if point.step >= 3]
+    assert result.best_eval_loss == min(point.eval_loss for point in late) > result.curve[0].eval_loss
+    assert result.best_step in {point.step for point in late}
+    assert any(not torch.equal(before[name], p) for name, p in weights(model).items())
+    held = collate(list(set_aside(small_rows(), 4)[1]))
+    with torch.no_grad():
+        out = model(input_ids=held["input_ids"], labels=held["labels"])
+    assert float(out.loss) == pytest.approx(result.best_eval_loss, rel=1e-5)
+
+
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(small_config(), small_model(), small_rows(), run_dir=tmp_path)
     assert capfd.readouterr() == ("", "")

@@ -88,6 +88,11 @@ class Architecture:
     :param transposed: the linear weights are stored [in, out] (GPT-2's Conv1D), not [out, in].
     :param heads_divide_hidden: the family's config refuses a hidden size that is no multiple of the heads, even when
         ``head_dim`` is given.
+    :param heads_fill_hidden: the config has no head size: heads times head size is the hidden size.
+    :param qkv_by_head: the rows of a fused ``qkv`` are query, key and value of one head after another; else all
+        queries come first, then all keys, then all values.
+    :param norms_add_one: RMSNorms multiply by one plus their weight (Gemma).
+    :param embeddings_scaled: what the embedding gives is multiplied by the root of the hidden size (Gemma).
     :param biases: roles that carry a bias when the config key (or ``True``) says so.
     :param true_by_default: config keys that count as true when the config lacks them.
     :param keys: standard config key → the family's own; ``aliases``: the spelling that counts where that is absent.
@@ -113,6 +118,10 @@ class Architecture:
     gated_queries: bool = False
     transposed: bool = False
     heads_divide_hidden: bool = False
+    heads_fill_hidden: bool = False
+    qkv_by_head: bool = False
+    norms_add_one: bool = False
+    embeddings_scaled: bool = False
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     true_by_default: frozenset[str] = frozenset({"tie_word_embeddings"})
     keys: Mapping[str, str] = field(default_factory=dict)

@@ -112,6 +112,7 @@ _FAMILIES: Final = (
     Architecture(
         "qwen2",
         _LLAMA_ROLES,
+        gguf_name="llama",  # with biases; llama.cpp's own qwen2 takes only heads that fill the hidden size
         uniform=True,
         attention=_QWEN_WINDOW,
         biases=dict.fromkeys("qkv", True),
@@ -120,6 +121,7 @@ _FAMILIES: Final = (
     Architecture(
         "qwen3",
         _LLAMA_ROLES | _QK_NORMS,
+        gguf_name="qwen3",
         uniform=True,
         attention=_QWEN_WINDOW,
         biases=_ATTENTION_BIAS,
@@ -127,13 +129,15 @@ _FAMILIES: Final = (
         defaults={"head_dim": 128},
     ),
     Architecture("gemma", _LLAMA_ROLES, uniform=True, biases=_ATTENTION_BIAS, true_by_default=_TIED,
-                 heads_divide_hidden=True, defaults={"head_dim": 256}),
+                 heads_divide_hidden=True, norms_add_one=True, embeddings_scaled=True, defaults={"head_dim": 256}),
     Architecture(
         "gemma2",
         _LLAMA_ROLES | _FOUR_NORMS,
         uniform=True,
         attention=AttentionPattern(every=2, default_window=4096),
         heads_divide_hidden=True,
+        norms_add_one=True,
+        embeddings_scaled=True,
         biases=_ATTENTION_BIAS,
         defaults={"head_dim": 256},
     ),
@@ -143,6 +147,8 @@ _FAMILIES: Final = (
         uniform=True,
         attention=AttentionPattern(every=6, every_keys=_GEMMA_KEYS, default_window=4096),
         heads_divide_hidden=True,
+        norms_add_one=True,
+        embeddings_scaled=True,
         biases=_ATTENTION_BIAS,
         defaults={"head_dim": 256},
     ),
@@ -188,6 +194,7 @@ _FAMILIES: Final = (
         other_embeddings=("transformer.wpe.weight",),
         final_norm="transformer.ln_f.weight",
         transposed=True,
+        heads_fill_hidden=True,
         layer_norm=True,
         biases=dict.fromkeys(("qkv", "o", "up", "down"), True),
         keys={
@@ -214,6 +221,8 @@ _FAMILIES: Final = (
         embedding="gpt_neox.embed_in.weight",
         final_norm="gpt_neox.final_layer_norm.weight",
         head="embed_out.weight",
+        heads_fill_hidden=True,
+        qkv_by_head=True,
         layer_norm=True,
         biases={"qkv": "attention_bias", "o": "attention_bias", "up": True, "down": True},
         true_by_default=frozenset({"attention_bias"}),

@@ -6,6 +6,7 @@ large they are. A stream holds one record at a time and nothing on disk.
 
 import glob
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,11 @@ class FileOptions(Section):
     streaming: bool = Field(
         default=False, description="Read the records one after another, without a copy on disk; needs data.eval."
     )
+
+    def check_installed(self) -> None:
+        """Refuse to go on without datasets."""
+        with _datasets():
+            pass
 
     def contradictions(self, config: Any) -> Iterable[tuple[str, str]]:
         """Yield where rows are needed by number."""
@@ -163,8 +169,9 @@ class EncodedFiles:
 
     def __init__(self, files: Sequence[str], kind: str, encode: "_Checked", used: set[str], digest: str) -> None:
         self._digest = digest
-        # What was checked against a larger vocabulary is to be checked again.
-        kept_as = hashlib.sha256(f"{digest} {encode.vocabulary}".encode()).hexdigest()
+        # What was checked against a larger vocabulary is to be checked again, and what other versions of the libraries
+        # cut is to be cut anew.
+        kept_as = hashlib.sha256(f"{digest} {encode.vocabulary} {_tokenized_by()}".encode()).hexdigest()
         with _datasets() as datasets, _told(files, kind):
             records = datasets.load_dataset(kind, data_files=list(files), split="train", cache_dir=_cache())
             known = [c for c in records.column_names if c not in used]
@@ -215,8 +222,6 @@ class RecordStream:
     ) -> None:
         self._files, self._kind, self._encode = list(files), kind, encode
         self._digest = digest
-        with _datasets():
-            pass  # a missing library is told before a model is loaded
 
     def after(self, documents: int) -> Iterator[Encoded]:
         """Yield the documents behind so many."""
@@ -236,6 +241,11 @@ def fingerprint(tokenizer: Any) -> str:
     rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
     return hashlib.sha256(f"{rules}\n{special}\n{tokenizer.chat_template}".encode()).hexdigest()
+
+
+def _tokenized_by() -> str:
+    """The versions of what makes tokens of a text by a tokenizer's rules."""
+    return " ".join(importlib.metadata.version(name) for name in ("tokenizers", "transformers"))
 
 
 def _files(path: str | list[str]) -> list[str]:

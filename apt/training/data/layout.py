@@ -143,7 +143,8 @@ def _hashed(text: str) -> str:
 
 
 def packed(pieces: Sequence[Encoded]) -> Row:
-    """Return pieces of documents as one row."""
+    """Return pieces of documents as one row; a document without tokens leaves nothing."""
+    pieces = [piece for piece in pieces if piece.ids]
     ids = [token for piece in pieces for token in piece.ids]
     labels = [label for piece in pieces for label in [IGNORED, *piece.labels[1:]]]
     positions = [position for piece in pieces for position in range(len(piece.ids))]
@@ -175,6 +176,7 @@ class StreamedRows:
         self._too_long = too_long
         self._read = 0
         self._left = Encoded([], [])
+        self._given = 0  # tokens of what is left that rows were made of since
 
     def __iter__(self) -> Iterator[Row]:
         """Yield rows without end.
@@ -212,7 +214,7 @@ class StreamedRows:
         room = self.window
         fresh = self._read == 0
         while True:
-            if not self._left.ids:
+            if self._given == len(self._left.ids):
                 document = next(documents, None)
                 if document is None:
                     # A row that is not full is left out, as the last window of files is, unless it is the only one.
@@ -220,9 +222,10 @@ class StreamedRows:
                         yield packed(pieces)
                     return
                 self._read += 1
-                self._left = document
-            piece = Encoded(self._left.ids[:room], self._left.labels[:room])
-            self._left = Encoded(self._left.ids[room:], self._left.labels[room:])
+                self._left, self._given = document, 0
+            cut = slice(self._given, self._given + room)
+            piece = Encoded(self._left.ids[cut], self._left.labels[cut])
+            self._given += len(piece.ids)
             pieces.append(piece)
             room -= len(piece.ids)
             if not room:
@@ -232,12 +235,13 @@ class StreamedRows:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream stands."""
-        return {"read": self._read, "left": {"ids": self._left.ids, "labels": self._left.labels}}
+        left = {"ids": self._left.ids[self._given :], "labels": self._left.labels[self._given :]}
+        return {"read": self._read, "left": left}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._read = int(state["read"])
-        self._left = Encoded(list(state["left"]["ids"]), list(state["left"]["labels"]))
+        self._left, self._given = Encoded(list(state["left"]["ids"]), list(state["left"]["labels"])), 0
 
     def digest(self) -> str:
         """Return a sha256 of the documents and the layout."""

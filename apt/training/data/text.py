@@ -74,7 +74,7 @@ def text(options: TextOptions, resources: Resources) -> TokenRows:
         )
     rows = load_rows(
         options.path, split=options.split, checkpoint=_Reader(resources.model, resources.tokenizer),
-        window=options.window, max_rows=options.max_rows, model=resources.model,
+        window=window, max_rows=options.max_rows, model=resources.model,
     )  # fmt: skip
     return TokenRows(rows.ids, rows.labels)
 

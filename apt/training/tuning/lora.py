@@ -28,13 +28,16 @@ class LoraOptions(Section):
         "every one but the head.",
     )
 
+    def check_installed(self) -> None:
+        """Refuse to go on without peft."""
+        _peft()
+
 
 class Lora:
     """Adapters in the body of the model, which :meth:`finish` adds to its weights; head and embeddings stay."""
 
     def __init__(self, options: LoraOptions, resources: Resources) -> None:
         self._options = options
-        _peft()  # a missing library is told before anything is trained
 
     def begin(self, model: Any) -> Any:
         """Return the model with adapters; they change nothing at first.

@@ -1,5 +1,6 @@
 """Files of records as rows: what is trained on, layouts, streams, refusals."""
 
+import importlib.metadata
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from apt.console.errors import AptError, BadInputError, NotFoundError, Unsupport
 from apt.training.components import build, core_registry
 from apt.training.config import parse_config
 from apt.training.contract import IGNORED, Resources, RowSource
+from apt.training.data import files
+from apt.training.data.encoding import text_encoder
 
 Write = Callable[..., str]
 
@@ -201,6 +204,26 @@ def test_bad_files_are_told_in_one_line(
     with pytest.raises(error, match=message) as caught:
         rows(resources, name="jsonl", path=str(path), **section)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("library", ["tokenizers", "transformers"])
+def test_other_versions_tokenize_anew(
+    resources: Resources, jsonl: Write, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    path, tokenized = jsonl({"text": "one"}, {"text": "two"}), []
+
+    def counting(tokenizer: Any, field: str, *, append_eos: bool) -> Any:
+        encode = text_encoder(tokenizer, field, append_eos=append_eos)
+        return lambda record: tokenized.append(record[field]) or encode(record)
+
+    monkeypatch.setattr(files, "text_encoder", counting)
+    version = importlib.metadata.version
+    for told, wanted in (("", 2), ("", 2), ("9.9", 4), ("9.9", 4), ("", 4)):
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name, told=told: told if told and name == library else version(name)
+        )
+        assert len(rows(resources, name="jsonl", path=path, text="text")) == 2
+        assert len(tokenized) == wanted
 
 
 def test_missing_files_are_told(resources: Resources, tmp_path: Path) -> None:

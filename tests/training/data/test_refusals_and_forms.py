@@ -191,7 +191,7 @@ def test_a_missing_library_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match="needs datasets"):
-        rows(resources, name="jsonl", path=jsonl({"text": "a"}), text="text", streaming=streaming)
+        next(iter(rows(resources, name="jsonl", path=jsonl({"text": "a"}), text="text", streaming=streaming)))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

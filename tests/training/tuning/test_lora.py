@@ -77,10 +77,11 @@ def test_targets_that_cannot_be_are_refused(targets: list[str], error: type[AptE
     assert re.search(message, f"{caught.value} {caught.value.hint}")
 
 
-def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingDependencyError, match="needs peft"):
-        Lora(LoraOptions(), Resources())
+        run(small_config(tuning=LORA), small_model(), small_rows(), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

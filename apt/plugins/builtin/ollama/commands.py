@@ -38,7 +38,7 @@ def export(
     dry_run: DryRunOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write DIR/NAME.gguf and DIR/Modelfile of a Llama-family checkpoint.
+    """Write DIR/NAME.gguf and DIR/Modelfile of a Llama, Mistral or Qwen checkpoint.
 
     What llama.cpp would compute or tokenize otherwise than transformers is refused, with the reason. Matrices that
     the type cannot hold stay f16 (or f32) and are listed. Exit codes: 4 bad input, 5 not covered, 7 DIR exists.

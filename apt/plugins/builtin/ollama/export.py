@@ -1,4 +1,4 @@
-"""The operation ``export-gguf``: a Llama-family checkpoint as GGUF with a Modelfile."""
+"""The operation ``export-gguf``: a Llama, Mistral or Qwen checkpoint as GGUF with a Modelfile."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -69,7 +69,9 @@ def export_gguf(options: ExportOptions) -> ExportResult:
     with atomic_directory(options.output, overwrite=options.overwrite, sources=[plan.checkpoint.path]) as directory:
         metadata = {**model_metadata(plan.checkpoint, plan.sizes, plan.name), **plan.vocabulary.metadata()}
         with progress(f"writing {file_name}", plan.size_bytes, "bytes") as bar:
-            write_gguf(directory / file_name, metadata, plan.type, plan.tensors, _data(plan, bar))
+            architecture = plan.checkpoint.architecture.gguf_name
+            assert architecture is not None  # check_config refused the others
+            write_gguf(directory / file_name, architecture, metadata, plan.type, plan.tensors, _data(plan, bar))
         (directory / "Modelfile").write_text(plan.modelfile, encoding="utf-8")
         size_bytes = (directory / file_name).stat().st_size
     return _result(plan, options.output, size_bytes, written=True)

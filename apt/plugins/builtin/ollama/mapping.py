@@ -1,4 +1,4 @@
-"""From a Llama-family checkpoint to llama.cpp's ``llama`` architecture: tensor names, row order, metadata.
+"""From a Llama, Mistral or Qwen checkpoint to llama.cpp's architecture: tensor names, row order, metadata.
 
 Everything that llama.cpp would silently drop (a sliding window, an activation it does not know, a RoPE scaling it
 computes otherwise) is refused by name.
@@ -19,12 +19,17 @@ BLOCK_NAMES: Final[Mapping[str, str]] = {
     "q": "attn_q",
     "k": "attn_k",
     "v": "attn_v",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
     "o": "attn_output",
     "mlp_norm": "ffn_norm",
     "gate": "ffn_gate",
     "up": "ffn_up",
     "down": "ffn_down",
 }
+#: llama.cpp's architectures that rotate neighbouring values of a head, so that rows are reordered for them; the
+#: others rotate a head's halves, as transformers does.
+_ROTATES_NEIGHBOURS: Final = frozenset({"llama"})
 READABLE_DTYPES: Final = frozenset({"F32", "F16", "BF16"})
 #: Tensors that old checkpoints store although they follow from the config.
 _DERIVED: Final = ("rotary_emb.inv_freq",)
@@ -70,26 +75,28 @@ class RotaryScaling:
 
 
 def check_config(checkpoint: Checkpoint) -> Dimensions:
-    """Return the model's sizes, having refused what llama.cpp's ``llama`` architecture would not compute alike.
+    """Return the model's sizes, having refused what llama.cpp would not compute alike.
 
     :raises UnsupportedError: naming the config value that stands in the way.
     """
     config, where = checkpoint.config, checkpoint.path
-    if checkpoint.architecture.gguf_name != "llama":
+    name = checkpoint.architecture.gguf_name
+    if name is None:
         raise UnsupportedError(
             f"{where}: GGUF export does not cover the architecture {config.get('model_type')!r} yet",
-            hint="it covers llama and mistral",
+            hint="it covers llama, mistral, qwen2 and qwen3",
         )
     if config.get("quantization_config"):
         raise UnsupportedError(f"{where}: the checkpoint is quantized already", hint="export the unquantized one")
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
-        raise UnsupportedError(f"{where}: hidden_act is {activation!r}; llama.cpp's llama computes SiLU")
+        raise UnsupportedError(f"{where}: hidden_act is {activation!r}; llama.cpp's {name} computes SiLU")
     sizes = checkpoint.architecture.dimensions(config)
-    window = config.get("sliding_window")
-    if window is not None and window < sizes.context:
+    kinds = checkpoint.architecture.kinds(config, sizes.layers)
+    window = min((kind.window for kind in kinds if kind.window is not None), default=sizes.context)
+    if window < sizes.context:
         raise UnsupportedError(
-            f"{where}: sliding_window is {window}; llama.cpp's llama attends to the whole context",
+            f"{where}: sliding_window is {window}; llama.cpp's {name} attends to the whole context",
             hint=f"a max_position_embeddings of at most {window} makes the two equal",
         )
     if sizes.head_dim % 2:
@@ -158,7 +165,9 @@ def plan_tensors(checkpoint: Checkpoint, sizes: Dimensions) -> list[PlannedTenso
     placed |= {checkpoint.architecture.head} if sizes.tied else set()
     left = sorted(n for n in checkpoint.tensors if n not in placed and not n.endswith(_DERIVED))
     if left:
-        raise BadInputError(f"{checkpoint.path}: the tensor {left[0]!r} has no place in a llama GGUF")
+        raise BadInputError(
+            f"{checkpoint.path}: the tensor {left[0]!r} has no place in a {checkpoint.architecture.gguf_name} GGUF"
+        )
     return plan
 
 
@@ -169,11 +178,15 @@ def _plan_layer(checkpoint: Checkpoint, sizes: Dimensions, layer: int) -> list[P
         "gate": sizes.ff, "up": sizes.ff, "down": sizes.hidden,
     }  # fmt: skip
     inputs = {"o": queries, "down": sizes.ff}
-    reordered = {"q": sizes.heads, "k": sizes.kv_heads}
+    neighbours = checkpoint.architecture.gguf_name in _ROTATES_NEIGHBOURS
+    reordered = {"q": sizes.heads, "k": sizes.kv_heads} if neighbours else {}
     plan = []
     for role, short in BLOCK_NAMES.items():
+        if role not in checkpoint.architecture.roles:
+            continue
         is_norm = role.endswith("norm")
-        shape = (sizes.hidden,) if is_norm else (outputs[role], inputs.get(role, sizes.hidden))
+        norm_size = sizes.head_dim if role in ("q_norm", "k_norm") else sizes.hidden
+        shape = (norm_size,) if is_norm else (outputs[role], inputs.get(role, sizes.hidden))
         name = checkpoint.architecture.layer_tensor(layer, role)
         heads = reordered.get(role, 0)
         plan.append(_planned(checkpoint, f"blk.{layer}.{short}.weight", name, shape, heads))
@@ -212,4 +225,5 @@ def model_metadata(checkpoint: Checkpoint, sizes: Dimensions, name: str) -> dict
         "vocab_size": sizes.vocab,
         **rotary_scaling(checkpoint, sizes).metadata,
     }
-    return {"general.name": name, **{f"llama.{key}": value for key, value in values.items()}}
+    prefix = checkpoint.architecture.gguf_name
+    return {"general.name": name, **{f"{prefix}.{key}": value for key, value in values.items()}}

@@ -47,6 +47,7 @@ def check_file(checkpoint: Checkpoint, gguf: GGUFFile) -> TensorCheck:
     vocabulary = read_vocabulary(checkpoint, sizes.vocab)
     expected: dict[str, Any] = {**model_metadata(checkpoint, sizes, ""), **vocabulary.metadata()}
     del expected["general.name"]  # the user's to choose
+    expected["general.architecture"] = checkpoint.architecture.gguf_name
     _check_metadata(gguf, expected)
     plan = {tensor.name: tensor for tensor in plan_tensors(checkpoint, sizes)}
     factors = rotary_scaling(checkpoint, sizes).factors

@@ -31,6 +31,7 @@ class FileTensor:
 
 def write_gguf(
     path: Path,
+    architecture: str,
     metadata: Mapping[str, Any],
     file_type: TensorType,
     entries: Sequence[FileTensor],
@@ -38,12 +39,13 @@ def write_gguf(
 ) -> None:
     """Write one GGUF file.
 
+    :param architecture: llama.cpp's name of it.
     :param metadata: key → bool, int (written as u32), float (f32), string, or list of one kind of these; integers in
         lists are written as i32.
     :param entries: the tensor table.
     :param data: for each entry, its bytes in pieces, in the same order.
     """
-    _write_header(path, metadata, file_type, entries)
+    _write_header(path, architecture, metadata, file_type, entries)
     with path.open("ab") as stream:
         _pad(stream, stream.tell())
         for entry, pieces in zip(entries, data, strict=True):
@@ -58,12 +60,12 @@ def _pad(stream: Any, length: int) -> None:
 
 
 def _write_header(
-    path: Path, metadata: Mapping[str, Any], file_type: TensorType, entries: Sequence[FileTensor]
+    path: Path, architecture: str, metadata: Mapping[str, Any], file_type: TensorType, entries: Sequence[FileTensor]
 ) -> None:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    writer: Any = GGUFWriter(None, "llama")
+    writer: Any = GGUFWriter(None, architecture)
     writer.add_file_type(FILE_TYPES[file_type])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     for key, value in metadata.items():

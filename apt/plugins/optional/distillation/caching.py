@@ -30,25 +30,37 @@ def check_cache(directory: Path, config: TrainConfig) -> None:
         )
 
 
-def fill_cache(directory: Path, rows: RowSource | RowStream, pair: Pair, load: Callable[[], Any]) -> None:
+def fill_cache(
+    directory: Path, rows: RowSource | RowStream, pair: Pair, load: Callable[[], Any], *, top_k: int | None = None
+) -> None:
     """Capture the teacher's predictions for the rows, unless the directory holds them already.
 
     What an interruption left is gone on with.
 
     :param load: returns the teacher; called when something is to be captured only.
-    :raises UsageError: for rows that have no numbers, or a directory that holds something else.
+    :param top_k: ids of each token that are kept; the capture's own default when absent.
+    :raises UsageError: for rows that have no numbers, a directory that holds something else, or another ``top_k``.
     :raises UnsupportedError: for a cache of another teacher.
     """
     if is_stream(rows):
         raise UsageError("a stream of rows has no end to be captured", hint="streaming: false, or no cache")
     if capturing.is_captured(directory):
-        if Manifest.read(directory).plan.teacher != pair.teacher.digest():
+        captured = Manifest.read(directory).plan
+        if captured.teacher != pair.teacher.digest():
             raise UnsupportedError(
                 f"{directory} was captured from another teacher than {pair.teacher.name}",
                 hint="choose another directory",
             )
+        if top_k is not None and captured.k != min(top_k, captured.vocabulary):
+            raise UsageError(
+                f"{directory} was captured with {captured.k} ids a token, not {top_k}",
+                hint="leave cache_top_k out or choose another directory",
+            )
         return
+    kept = capturing.CaptureOptions()
+    if top_k is not None:
+        kept = kept.model_copy(update={"k": top_k})
     capturing.capture(
-        load(), rows, directory, capturing.CaptureOptions(),
+        load(), rows, directory, kept,
         teacher=pair.teacher.digest(), tokenizer=fingerprint(pair.student.tokenizer()), shared_vocab=pair.shared_vocab,
     )  # fmt: skip

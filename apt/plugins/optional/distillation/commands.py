@@ -38,6 +38,9 @@ def distill(
         typer.Option(metavar="DIR", help="Capture the teacher's predictions there once, and train from them."),
         Completes("directory"),
     ] = None,
+    cache_top_k: Annotated[
+        int | None, typer.Option(metavar="N", help="Likeliest ids of each token that the cache holds [default: 128].")
+    ] = None,
     text: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="embedded, self, or a .txt, .jsonl or .npz file to train on."),
@@ -73,7 +76,9 @@ def distill(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; by default the optimizer's own.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Rows a step [default: 8].")] = None,
-    window: Annotated[int, typer.Option(help="Tokens a row.")] = 256,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens a row [default: 256, or the context where that is less].")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the rows [default: 0].")] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or bf16 [default: auto]."), Completes("choices:auto,fp32,bf16")
@@ -102,6 +107,7 @@ def distill(
 
     options = _options(
         teacher=teacher, student=student, student_shape=student_shape, output=output, config=config, cache=cache,
+        cache_top_k=cache_top_k,
         text=text, heldout=heldout, steps=steps, seconds=seconds, strategy=strategy, on_policy=on_policy,
         divergence=divergence, alpha=alpha, temperature=temperature, optimizer=optimizer, lr=lr,
         batch_rows=batch_rows, window=window, seed=seed, precision=precision, control=control, keep_run=keep_run,

@@ -66,7 +66,7 @@ def prepare(
         resources = replace(resources, teacher=teacher())
     rows, evaluation, heldout, source = _rows(options, config, pair, resources, teacher)
     if options.cache is not None:
-        fill_cache(options.cache, rows, pair, teacher)
+        fill_cache(options.cache, rows, pair, teacher, top_k=options.cache_top_k)
     return Lesson(
         rows, evaluation, heldout, source,
         Resources(teacher=teacher() if teaches else None, shared_vocab=pair.shared_vocab, tokenizer=tokenizer),

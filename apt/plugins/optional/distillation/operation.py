@@ -3,6 +3,7 @@
 import functools
 import gc
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from apt.plugins.optional.distillation.texts import text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
 from apt.training.data.rows import is_stream
+from apt.training.opening import check_possible
 from apt.training.output import round_weights, write_trained
 from apt.training.result import TrainResult
-from apt.training.run_directory import identity_of, is_resumable, run_dir_of
+from apt.training.run_directory import held_steps, identity_of, run_dir_of
 from apt.training.runner import device, run, steps_within
 
 
@@ -50,9 +52,10 @@ def plan(options: DistillOptions) -> DistillPlan:
 def distill(options: DistillOptions, *, registry: Registry | None = None) -> DistillResult:
     """Train the student on the teacher's predictions and write its best checkpoint in its own dtype.
 
-    A killed call that is given again goes on from its last saved state.
+    A killed call that is given again goes on from its last saved state; the state of another call is refused.
 
     :param registry: where a config's components are looked up; those of all plugins when absent.
+    :raises UsageError: when the state beside the output is of another call.
     :raises UnsupportedError: when the tokenizers differ.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     """
@@ -69,10 +72,9 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
 
     lesson = prepare(options, config, pair, loaded, registry)
     student = loaded()
-    steps = _steps(options, config, student, lesson, registry)
-    config = options.training(steps=steps, registry=registry)
     identity = _identity(pair, lesson)
-    _clear_foreign(run_dir / "distill", config, identity)
+    steps = _steps(options, config, student, lesson, registry, run_dir / "distill", identity)
+    config = options.training(steps=steps, registry=registry)
     trained = run(
         config, student, lesson.rows, evaluation=lesson.evaluation, run_dir=run_dir / "distill", identity=identity,
         resources=lesson.resources, registry=registry, label="distilling",
@@ -83,18 +85,19 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
         control = _control(options, pair, lesson, steps, run_dir / "control", identity, registry)
     gc.collect()
     result = _measured(options, pair, lesson, student, trained, control, config)
-    _write(options, pair, student, result, lesson, config)
+    _write(options, pair, student, result, lesson, config, trained.record)
     if not options.keep_run:
         shutil.rmtree(run_dir, ignore_errors=True)
     return result
 
 
 def _check_config(options: DistillOptions, config: TrainConfig) -> None:
-    """Refuse what a config and the options beside it say differently."""
+    """Refuse what a config and the options beside it say differently, and what this machine cannot do."""
     if options.cache is not None:
         check_cache(options.cache, config)
     if config.data is not None and options.text is not None:
         raise UsageError("a text was given beside a config with a section data", hint="choose one")
+    check_possible(config)
 
 
 def _text_name(options: DistillOptions, config: TrainConfig, teacher: Checkpoint) -> str:
@@ -102,10 +105,15 @@ def _text_name(options: DistillOptions, config: TrainConfig, teacher: Checkpoint
 
 
 def _steps(
-    options: DistillOptions, config: TrainConfig, student: Any, lesson: Lesson, registry: Registry | None
-) -> int:
+    options: DistillOptions, config: TrainConfig, student: Any, lesson: Lesson, registry: Registry | None,
+    run_dir: Path, identity: str,
+) -> int:  # fmt: skip
+    """Return the steps of the run; as many as fit in its seconds were counted once, when it began."""
     if options.seconds is None:
         return config.train.steps
+    begun_with = held_steps(run_dir, config, identity)
+    if begun_with is not None:
+        return begun_with
     if is_stream(lesson.rows):
         raise UsageError("seconds cannot be planned for a stream of rows", hint="give steps")
     timed = options.training(steps=1, registry=registry)
@@ -117,13 +125,6 @@ def _steps(
 def _identity(pair: Pair, lesson: Lesson) -> str:
     """What a run depends on beside its config."""
     return identity_of(pair.teacher.digest(), pair.student.digest(), lesson.digest(), str(pair.shared_vocab))
-
-
-def _clear_foreign(run_dir: Path, config: TrainConfig, identity: str) -> None:
-    """Take away what another call, since given up, left beside the same output."""
-    if run_dir.exists() and not is_resumable(run_dir, config, identity):
-        output.note(f"{run_dir} is of another run and begins anew")
-        shutil.rmtree(run_dir)
 
 
 def _control(
@@ -138,7 +139,6 @@ def _control(
     """Train the same student on cross-entropy alone: equal steps, rows, order and seed."""
     model = pair.student.load(dtype=torch.float32)
     config = options.training(steps=steps, loss="ce", registry=registry)
-    _clear_foreign(run_dir, config, identity)
     trained = run(
         config, model, lesson.rows, evaluation=lesson.evaluation, run_dir=run_dir, identity=identity,
         resources=lesson.resources, registry=registry, label="training the control",
@@ -202,6 +202,7 @@ def _write(
     result: DistillResult,
     lesson: Lesson,
     config: TrainConfig,
+    record: Mapping[str, Any],
 ) -> None:
     lineage: dict[str, Any] = {
         "teacher": {"name": pair.teacher.name, "digest": pair.teacher.digest()},
@@ -219,6 +220,6 @@ def _write(
         "curve": result.curve,
     }
     write_trained(
-        options.output, student, operation="distill", parent=pair.student, config=config, lineage=lineage,
-        metrics=metrics, overwrite=options.overwrite, teacher=pair.teacher,
+        options.output, student, operation="distill", parent=pair.student, config=config, record=record,
+        lineage=lineage, metrics=metrics, overwrite=options.overwrite, teacher=pair.teacher,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from apt.training.losses.distill import Strategy
 from apt.training.losses.divergences import DivergenceName
 
 DEFAULT_STEPS = 200
+DEFAULT_WINDOW = 256
 
 #: Options that are settings of the run: a config says all of them or none.
 OF_THE_RUN: Final = (
@@ -44,6 +45,9 @@ class DistillOptions(Options):
         default=None,
         description="A directory for the teacher's predictions: captured where they are not there yet, then trained "
         "from without a teacher in memory.",
+    )
+    cache_top_k: int | None = Field(
+        default=None, ge=1, le=4096, description="Likeliest ids of each token that the cache holds; 128 when absent."
     )
     text: TextRef | None = Field(
         default=None,
@@ -82,7 +86,11 @@ class DistillOptions(Options):
     )
     batch_rows: int = Field(default=8, ge=1, description="Rows of one micro-batch.")
     grad_accum: int = Field(default=1, ge=1, description="Micro-batches a step.")
-    window: int = Field(default=256, ge=2, description="Tokens a row.")
+    window: int | None = Field(
+        default=None,
+        ge=2,
+        description="Tokens a row; 256, or the context of teacher and student where that is less, when absent.",
+    )
     train_rows: int | None = Field(
         default=None, ge=2, description="Rows to train on, at most; as many as the steps can use when absent."
     )
@@ -120,11 +128,27 @@ class DistillOptions(Options):
                     f"{', '.join(beside)}: given beside a config, which says the whole run",
                     hint=f"write it into {self.config}",
                 )
+        if self.cache is None and self.cache_top_k is not None:
+            raise UsageError("cache_top_k says what a cache holds, and there is none", hint="--cache DIR")
         if self.cache is not None and (self.strategy != "response" or self.on_policy is not None):
             raise UsageError(
                 "a cache holds predictions for the text alone: no inner states, none for what the student writes",
                 hint="strategy response without on-policy rows, or no cache",
             )
+
+    def row_tokens(self, context: int | None) -> int:
+        """Return the tokens of a row.
+
+        :param context: tokens that teacher and student have room for; ``None`` where neither says.
+        :raises UsageError: when more are wanted than they have room for.
+        """
+        if self.window is None:
+            return min(DEFAULT_WINDOW, context or DEFAULT_WINDOW)
+        if context is not None and self.window > context:
+            raise UsageError(
+                f"window: {self.window} tokens; the context of teacher and student has {context}", hint="lower window"
+            )
+        return self.window
 
     def training(self, *, steps: int, loss: str = "distill", registry: Registry | None = None) -> TrainConfig:
         """Return the whole training config; ``loss="ce"`` gives the control's, which differs in nothing else.
@@ -171,8 +195,9 @@ class DistillOptions(Options):
         if self.cache is not None:
             found["teacher"] = {"name": "cache", "path": str(self.cache)}
         if self.on_policy is not None:
-            prompt = max(1, self.window // PROMPT_OF_WINDOW)
-            rollout = {"name": "sample", "max_new_tokens": self.window - prompt}
+            window = self.window or DEFAULT_WINDOW  # what is written ends at the context in any case
+            prompt = max(1, window // PROMPT_OF_WINDOW)
+            rollout = {"name": "sample", "max_new_tokens": window - prompt}
             found["on_policy"] = {"share": self.on_policy, "prompt_tokens": prompt, "rollout": rollout}
         return found
 

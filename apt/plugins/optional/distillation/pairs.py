@@ -7,7 +7,7 @@ from apt.checkpoint.atomic import check_target
 from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
 from apt.checkpoint.writer import CheckpointWriter
-from apt.console.errors import AptError
+from apt.console.errors import AptError, UsageError
 from apt.evaluation.texts import shared_context
 from apt.plugins.optional.distillation.options import DistillOptions
 from apt.plugins.optional.distillation.shape import Shape, initialise, parse_shape, shape_of
@@ -49,15 +49,22 @@ def open_pair(options: DistillOptions) -> Pair:
     student = open_trainable(options.student) if options.student is not None else teacher
     check_target(options.output, overwrite=options.overwrite, sources=sources_of(student, teacher))
     shape = parse_shape(options.student_shape, teacher) if options.student_shape is not None else None
-    return Pair(teacher, student, shared_vocabulary(teacher, student), shape)
+    pair = Pair(teacher, student, shared_vocabulary(teacher, student), shape)
+    options.row_tokens(pair.context)
+    return pair
 
 
 def with_student(pair: Pair, folder: Path) -> Pair:
-    """Return the pair with its student, which is made in ``folder`` unless an earlier call has made it there."""
+    """Return the pair with its student, which is made in ``folder`` unless an earlier call has made it there.
+
+    :raises UsageError: when the folder holds the student of another call: its run may still be gone on with.
+    """
     if pair.shape is None:
         return pair
     wanted = {"shape": pair.shape.describe(), "teacher": pair.teacher.digest()}
     made = _made(folder, wanted)
+    if made is None and folder.exists():
+        raise UsageError(f"{folder.parent} holds a run of another model or text", hint="remove it or choose another")
     if made is None:
         whole = shape_of(pair.teacher)
         student = initialise(pair.teacher.load(), pair.teacher.architecture, pair.shape, whole)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from apt import store
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError
+from apt.evaluation.splits import hold_out
 from apt.evaluation.texts import Rows, Split, load_rows
 from apt.plugins.optional.distillation.options import DistillOptions
 
@@ -14,8 +14,6 @@ from apt.plugins.optional.distillation.options import DistillOptions
 MOST_ROWS: Final = 4096
 #: Rows that are sampled from a teacher when no number is given; they are gone through more than once.
 SAMPLED_ROWS: Final = 512
-#: Of a plain text file without a held-out text beside it, this share of the rows is measured on.
-HELDOUT_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,9 @@ def load_texts(
     text = text_of(options, teacher)
     most = options.train_rows or min(wanted, SAMPLED_ROWS if text == "self" else MOST_ROWS)
     if options.heldout is None and Path(text).suffix in (".txt", ".jsonl"):
-        return _split(_rows(options, teacher, text, "train", None, model, context), most, options.heldout_rows)
+        whole = _rows(options, teacher, text, "train", None, model, context)
+        train, heldout = hold_out(whole, options.heldout_rows)
+        return Texts(train.spread(most), heldout)
     return Texts(
         _rows(options, teacher, text, "train", most, model, context),
         load_heldout(options, teacher, model=model, context=context),
@@ -65,15 +65,5 @@ def _rows(
     options: DistillOptions, teacher: Checkpoint, ref: str, split: Split, limit: int | None, model: Any,
     context: int | None,
 ) -> Rows:  # fmt: skip
-    window = min(options.window, context or options.window)
+    window = options.row_tokens(context)
     return load_rows(ref, split=split, checkpoint=teacher, window=window, max_rows=limit, model=model)
-
-
-def _split(whole: Rows, most: int, heldout_rows: int) -> Texts:
-    """Cut the last tenth of a text off, so that nothing is measured on what was trained on."""
-    n = len(whole)
-    cut = n - max(1, int(n * HELDOUT_SHARE))
-    if cut < 2:
-        raise BadInputError(f"the text {whole.source!r} has {n} rows: too few to train and measure on")
-    train = whole.take(list(range(cut))).spread(most)
-    return Texts(train, whole.take(list(range(cut, n))).spread(heldout_rows))

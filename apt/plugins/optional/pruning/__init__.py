@@ -18,6 +18,7 @@ class ModelPruningPlugin(Plugin):
     author = "The apt_model authors"
     description = "remove layers, heads and ff channels and mend the rest, without training"
     required_dependencies = ("torch>=2.6", "transformers>=5.0,<6")
+    optional_dependencies = ("torch-pruning>=1.6,<1.7",)
 
     def register_commands(self, registry: CommandRegistry) -> None:
         """Declare ``prune``."""
@@ -30,11 +31,27 @@ class ModelPruningPlugin(Plugin):
         )
         registry.add_component(
             "strategy", "structured", f"{_ROOM}.strategies.structured:StructuredStrategy",
-            summary="layers, KV groups with their heads and ff channels, mended by least squares",
+            f"{_ROOM}.strategies.structured:StructuredSettings",
+            "layers, KV groups with their heads and ff channels, mended by least squares",
         )  # fmt: skip
         registry.add_component(
             "strategy", "magnitude", f"{_ROOM}.strategies.magnitude:MagnitudeStrategy",
             summary="zeroes the smallest weights: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "lottery", f"{_ROOM}.strategies.lottery:LotteryStrategy",
+            f"{_ROOM}.strategies.lottery:LotterySettings",
+            "trains, zeroes the smallest weights, rewinds the others, and again: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "dynamic", f"{_ROOM}.strategies.dynamic:DynamicStrategy",
+            f"{_ROOM}.strategies.dynamic:DynamicSettings",
+            "zeroes more and more weights while it trains: same size, same speed",
+        )  # fmt: skip
+        registry.add_component(
+            "strategy", "dependency-graph", f"{_ROOM}.strategies.dependency_graph:DependencyGraphStrategy",
+            f"{_ROOM}.strategies.dependency_graph:GraphSettings",
+            "ff widths and channels of encoders and vision models, by torch-pruning",
         )  # fmt: skip
         registry.add_component(
             "strategy", "wanda", f"{_ROOM}.strategies.wanda:WandaStrategy",
@@ -64,7 +81,7 @@ class ModelPruningPlugin(Plugin):
         strategy: str = "structured",
         *,
         output: "Path | str | None" = None,
-        calibration: str = "self",
+        calibration: str | None = None,
         overwrite: bool = False,
     ) -> Any:
         """Prune a model.

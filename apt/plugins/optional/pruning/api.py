@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,16 +10,21 @@ from apt.checkpoint.architecture import descriptor
 from apt.evaluation.sampling import sample_rows, start_token
 from apt.evaluation.texts import DEFAULT_WINDOW, SAMPLED_ROWS, rows_from_ids
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.operation import find_strategy, prune
+from apt.plugins.optional.pruning.measure import cast_weights
+from apt.plugins.optional.pruning.operation import prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
+from apt.plugins.optional.pruning.run import find_strategy
 from apt.plugins.optional.pruning.strategies.base import Task
 from apt.store import model_path, resolve
 
+if TYPE_CHECKING:
+    from apt.plugins.optional.pruning.strategies.dependency_graph import GraphResult
+
 
 def prune_reference(
-    model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str, overwrite: bool
-) -> PruneResult:
+    model: str, ratio: float, strategy: str, output: Path | str | None, calibration: str | None, overwrite: bool
+) -> "PruneResult | GraphResult":
     """Prune a checkpoint; see :func:`apt.plugins.optional.pruning.operation.prune`."""
     target = Path(output) if output else model_path(f"{resolve(model).name}-pruned-{round(100 * ratio)}")
     return prune(
@@ -47,4 +52,4 @@ def prune_in_memory(model: Any, ratio: float, strategy: str) -> Any:
         pruned = find_strategy(strategy).prune(Task(dense, architecture, Goal(ratio=ratio), rows))
     finally:
         dense.train(training)
-    return pruned.model.to(model.dtype)
+    return cast_weights(pruned.model, model.dtype)

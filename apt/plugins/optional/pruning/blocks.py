@@ -5,14 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
-from apt.checkpoint.architecture import Architecture
+from apt.checkpoint.architecture import Architecture, Dimensions
 from apt.console.errors import UnsupportedError
+from apt.plugins.optional.pruning.branches import Branch
+from apt.plugins.optional.pruning.matrices import Matrix, matrices_of
 from apt.plugins.optional.pruning.plans import Sizes
 
-#: Families whose decoder layer is norm → attention → add → norm → gated MLP → add, with plain q, k, v, o matrices.
-FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
+#: Families whose decoder layer is norm → attention → (norm) → add → norm → MLP → (norm) → add.
+FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "gpt2")
 
 
 def check_family(architecture: Architecture) -> None:
@@ -30,20 +33,30 @@ def check_family(architecture: Architecture) -> None:
 def sizes_of(architecture: Architecture, config: dict[str, Any]) -> Sizes:
     """Return the sizes of the dense model."""
     d = architecture.dimensions(config)
-    return Sizes(d.hidden, d.head_dim, d.layers, d.kv_heads, d.heads // d.kv_heads, d.ff)
+    gated = "gate" in architecture.roles or "gate_up" in architecture.roles
+    return Sizes(
+        d.hidden, d.head_dim, d.layers, d.kv_heads, d.heads // d.kv_heads, d.ff,
+        mlp_matrices=3 if gated else 2, heads_fill_hidden=architecture.heads_fill_hidden,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Block:
-    """The modules of one decoder layer."""
+    """The modules of one decoder layer.
+
+    :param matrices: its linear matrices [out, in] by role: ``q k v o gate up down``, ``gate`` where there is one.
+    :param output: how attention reaches the residual stream: the matrix ``o`` and a norm after it, if any.
+    :param down: how the MLP does: the matrix ``down`` and a norm after it, if any.
+    """
 
     layer: nn.Module
+    matrices: dict[str, Matrix]
     attention_norm: nn.Module
     attention: nn.Module
-    output: nn.Linear
+    output: Branch
     mlp_norm: nn.Module
     mlp: nn.Module
-    down: nn.Linear
+    down: Branch
 
 
 @dataclass(frozen=True)
@@ -52,17 +65,20 @@ class Decoder:
 
     model: Any
     blocks: tuple[Block, ...]
-    final_norm: nn.Module
-    head: nn.Module
+    final_norm: Any
+    head: Any
 
     @classmethod
     def of(cls, model: Any, architecture: Architecture) -> "Decoder":
         """Find the modules by the names of the descriptor."""
         check_family(architecture)
-        layers = architecture.dimensions(model.config.to_dict()).layers
+        sizes = architecture.dimensions(model.config.to_dict())
         return cls(
             model,
-            tuple(_block(model, architecture, index) for index in range(layers)),
+            tuple(
+                block_of(model.get_submodule(architecture.layer_prefix.format(i).rstrip(".")), architecture, sizes)
+                for i in range(sizes.layers)
+            ),
             _module(model, architecture.final_norm),
             model.get_output_embeddings(),
         )
@@ -70,27 +86,28 @@ class Decoder:
     def logits(self, stream: Tensor) -> Tensor:
         """Return the logits of the residual stream after the last block; [rows, window, hidden] → [.., vocab]."""
         result: Tensor = self.head(self.final_norm(stream))
-        return result
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return result if cap is None else cap * torch.tanh(result / cap)
 
 
-def _block(model: Any, architecture: Architecture, index: int) -> Block:
-    output = architecture.layer_tensor(index, "o")
-    down = architecture.layer_tensor(index, "down")
-    attention = _parent(output)
+def block_of(layer: nn.Module, architecture: Architecture, sizes: Dimensions) -> Block:
+    """Find the modules of a decoder layer, which may stand alone, by the paths of the descriptor."""
+    roles = architecture.roles
+    matrices = matrices_of(layer, architecture, sizes)
+
+    def module(role: str) -> Any:
+        return layer.get_submodule(roles[role]) if role in roles else None
+
     return Block(
-        layer=model.get_submodule(_parent(attention)),
-        attention_norm=_module(model, architecture.layer_tensor(index, "attention_norm")),
-        attention=model.get_submodule(attention),
-        output=_module(model, output),
-        mlp_norm=_module(model, architecture.layer_tensor(index, "mlp_norm")),
-        mlp=model.get_submodule(_parent(down)),
-        down=_module(model, down),
+        layer=layer,
+        matrices=matrices,
+        attention_norm=module("attention_norm"),
+        attention=layer.get_submodule(roles["o"].rpartition(".")[0]),
+        output=Branch(matrices["o"], module("attention_post_norm")),
+        mlp_norm=module("mlp_norm"),
+        mlp=layer.get_submodule(roles["down"].rpartition(".")[0]),
+        down=Branch(matrices["down"], module("mlp_post_norm")),
     )
-
-
-def _parent(name: str) -> str:
-    """Return the module above: ``a.b.weight`` → ``a``, and ``a.b`` → ``a``."""
-    return name.removesuffix(".weight").rpartition(".")[0]
 
 
 def _module(model: Any, tensor: str) -> Any:

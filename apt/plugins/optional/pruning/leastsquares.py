@@ -9,6 +9,8 @@ Removing a block of inputs from that problem raises its optimum by ``tr(W_B (A^-
 ``A`` is the regularised Gram matrix (Optimal Brain Surgeon: Hassibi and Stork, 1993; for structures: Kurtic et al.,
 "ZipLM", 2023). So a greedy choice by that amount is a choice on the error after compensation, not on a magnitude.
 Sums and solutions are float64, since Gram matrices square the condition number; each batch's products are float32.
+Memory: about four matrices inputs x inputs while blocks are chosen. Beyond :data:`WIDE` inputs they are float32, so
+that the down_proj of a 7B model (11,008 inputs) takes 1.9 GB and not 3.9.
 """
 
 import itertools
@@ -26,6 +28,9 @@ RIDGE: Final = 1e-3
 #: Up to so many combinations the choice of blocks is exhaustive.
 MAX_COMBINATIONS: Final = 128
 
+#: Beyond so many inputs sums and solutions are float32, to halve their memory.
+WIDE: Final = 8192
+
 #: A greedy choice takes at most so many steps; wider layers lose several inputs in a step.
 MAX_STEPS: Final = 512
 
@@ -34,8 +39,9 @@ class Gram:
     """Sums over tokens that a least-squares problem needs: ``X'X`` [inputs, inputs] and ``X'Y`` [inputs, outputs]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        self.xx = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.xy = torch.zeros(inputs, outputs, dtype=torch.float64)
+        dtype = torch.float64 if inputs <= WIDE else torch.float32
+        self.xx = torch.zeros(inputs, inputs, dtype=dtype)
+        self.xy = torch.zeros(inputs, outputs, dtype=dtype)
         self.tokens = 0
 
     def add(self, x: Tensor, y: Tensor) -> None:
@@ -78,8 +84,9 @@ def problem(gram: Gram, dense: Tensor, ridge: float = RIDGE) -> Problem:
     strength = ridge * float(gram.xx.diagonal().mean())
     if strength <= 0.0 or not math.isfinite(strength):
         strength = ridge  # inputs that are always zero: keep the dense weights
-    a = gram.xx + strength * torch.eye(len(gram.xx), dtype=torch.float64)
-    return Problem(a, gram.xy + strength * dense.T.to(torch.float64))
+    a = gram.xx.clone()
+    a.diagonal().add_(strength)
+    return Problem(a, gram.xy + strength * dense.T.to(gram.xy))
 
 
 @dataclass(frozen=True)
@@ -141,22 +148,27 @@ def members(blocks: Sequence[int], block: int) -> list[int]:
 
 
 def _greedy(inverse: Tensor, weight: Tensor, block: int, keep: int) -> tuple[int, ...]:
-    """Remove the cheapest block, update inverse and weights for its absence, and again, until ``keep`` are left."""
-    alive = list(range(len(inverse) // block))
+    """Remove the cheapest block, update inverse and weights for its absence, and again, until ``keep`` are left.
+
+    ``inverse`` and ``weight`` are overwritten: a removed input leaves zeros and a one on the diagonal.
+    """
+    alive = torch.ones(len(inverse) // block, dtype=torch.bool)
     per_step = math.ceil((len(alive) - keep) / MAX_STEPS)
-    while len(alive) > keep:
-        count = min(per_step, len(alive) - keep)
-        cheapest = torch.topk(_costs(inverse, weight, block), count, largest=False, sorted=True).indices.tolist()
-        removed = torch.tensor(members(cheapest, block))
-        stay = torch.ones(len(inverse), dtype=torch.bool)
-        stay[removed] = False
+    while (left := int(alive.sum())) > keep:
+        costs = _costs(inverse, weight, block).masked_fill(~alive, math.inf)
+        cheapest = torch.topk(costs, min(per_step, left - keep), largest=False, sorted=True).indices
+        alive[cheapest] = False
+        removed = torch.tensor(members(cheapest.tolist(), block))
         # Schur complement: the inverse of the reduced matrix, and the solution on the reduced support.
-        factor = torch.linalg.solve(inverse[removed][:, removed], inverse[removed][:, stay]).T
-        weight = weight[stay] - factor @ weight[removed]
-        inverse = inverse[stay][:, stay] - factor @ inverse[removed][:, stay]
-        gone = set(cheapest)
-        alive = [name for place, name in enumerate(alive) if place not in gone]
-    return tuple(alive)
+        rows = inverse[removed]
+        factor = torch.linalg.solve(rows[:, removed], rows).T
+        weight.addmm_(factor, weight[removed], alpha=-1.0)
+        inverse.addmm_(factor, rows, alpha=-1.0)
+        inverse[removed] = 0.0
+        inverse[:, removed] = 0.0
+        inverse[removed, removed] = 1.0
+        weight[removed] = 0.0
+    return tuple(alive.nonzero().flatten().tolist())
 
 
 def _costs(inverse: Tensor, weight: Tensor, block: int) -> Tensor:

@@ -1,129 +1,101 @@
 """The operation ``prune``: a checkpoint in, a smaller stock checkpoint out, with the figures that prove it."""
 
-import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from apt.checkpoint.reader import Checkpoint
-from apt.checkpoint.writer import save_model
-from apt.console.errors import NotFoundError, TargetExistsError, UnsupportedError
-from apt.evaluation.scoring import perplexity, score_together
-from apt.evaluation.texts import Rows, context_of, load_rows
-from apt.plugins.optional.pruning.goals import Goal
+from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
-from apt.plugins.optional.pruning.strategies.base import Pruned, Strategy, Task
+from apt.plugins.optional.pruning.run import Run
+from apt.plugins.optional.pruning.strategies.base import FileStrategy
+from apt.plugins.optional.pruning.texts import text_of
 
 if TYPE_CHECKING:
-    import torch
+    from apt.plugins.optional.pruning.cutting import Cutter
+    from apt.plugins.optional.pruning.strategies.dependency_graph import GraphResult
 
-#: Names that users know and that this version does not bring.
-_PLANNED: Final = ("lottery", "dynamic")
-
-#: Tokens a row of calibration text has, at most.
-_WINDOW: Final = 512
+#: Bytes of a value in memory: everything is computed in float32.
+_VALUE_BYTES: Final = 4
 
 
-def prune(options: PruneOptions) -> PruneResult:
+def prune(options: PruneOptions) -> "PruneResult | GraphResult":
     """Prune a checkpoint.
 
-    :raises UnsupportedError: for an architecture, a strategy or a ratio that cannot be met.
+    :raises UnsupportedError: for an architecture, a strategy or a goal that cannot be met.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
+    :raises CheckFailedError: when what was written does not compute what was cut; nothing is left then.
     """
-    begun = time.monotonic()
-    strategy = find_strategy(options.strategy)
-    if options.output.exists() and not options.overwrite:
-        raise TargetExistsError(f"{options.output} exists", hint="--overwrite replaces it")
-    checkpoint = Checkpoint.open(options.model)
-    strategy.preview(checkpoint, Goal(ratio=options.ratio))  # refuses before anything is loaded
-    model: Any = checkpoint.load(dtype=_float32())
-    rows = calibration_rows(checkpoint, model, options.calibration, options.tokens)
-    pruned = strategy.prune(Task(model, checkpoint.architecture, Goal(ratio=options.ratio), rows, options.effort))
-    pruned.model.to(checkpoint.stored_dtype)
-    return _written(options, checkpoint, model, pruned, rows, begun)
+    run = Run.open(options)
+    if isinstance(run.strategy, FileStrategy):
+        return run.strategy.prune_files(_alone(run))
+    cutter = _cutter(options)
+    if options.recover is None:
+        return cutter(run, options.output, speed=options.speed)
+    from apt.plugins.optional.pruning.recovering import cut_and_recover
+
+    return cut_and_recover(run, cutter)
+
+
+def _cutter(options: PruneOptions) -> "Cutter":
+    """Return what makes the cut: in memory, or layer by layer. Only here is torch imported."""
+    if options.stream:
+        from apt.plugins.optional.pruning.streaming import cut_streamed
+
+        return cut_streamed
+    from apt.plugins.optional.pruning.cutting import cut
+
+    return cut
 
 
 def preview(options: PruneOptions) -> PrunePreview:
     """Say from headers what :func:`prune` would do; nothing is loaded or written."""
-    strategy = find_strategy(options.strategy)
-    checkpoint = Checkpoint.open(options.model)
-    plans = tuple(strategy.preview(checkpoint, Goal(ratio=options.ratio)))
+    run = Run.open(options)
+    checkpoint = run.checkpoint
+    if isinstance(run.strategy, FileStrategy):
+        return _preview_of_files(_alone(run), run.strategy)
+    largest = max(run.plans, key=lambda plan: plan.size_bytes)
+    dimensions = checkpoint.architecture.dimensions(checkpoint.config)
+    activations = options.tokens * dimensions.hidden * (2 * dimensions.layers + 1)
+    text = text_of(options, checkpoint)
     return PrunePreview(
-        checkpoint.name, options.output, options.strategy, options.ratio,
-        checkpoint.parameters, checkpoint.size_bytes, plans,
-    )  # fmt: skip
-
-
-def find_strategy(name: str) -> Strategy:
-    """Return a strategy by its component name.
-
-    :raises UnsupportedError: for one that is planned but not in this version.
-    :raises NotFoundError: for a name that nobody registered.
-    """
-    from apt.plugins.host import current
-
-    registry = current().registry()
-    try:
-        strategy: Strategy = registry.get("strategy", name).load()()
-    except NotFoundError:
-        if name not in _PLANNED:
-            raise
-        known = ", ".join(registry.names("strategy"))
-        raise UnsupportedError(f"the strategy {name!r} is not in this version", hint=f"there are {known}") from None
-    return strategy
-
-
-def calibration_rows(checkpoint: Checkpoint, model: Any, text: str, tokens: int) -> Rows:
-    """Return rows of the calibration text, of at most about ``tokens`` tokens."""
-    window = min(context_of(checkpoint), _WINDOW)
-    count = max(2, tokens // window)
-    rows = load_rows(text, split="calibration", checkpoint=checkpoint, max_rows=count, model=model)
-    if rows.ids.shape[1] < window:  # shorter rows than expected: there may be more of them
-        count = max(2, tokens // rows.ids.shape[1])
-        rows = load_rows(text, split="calibration", checkpoint=checkpoint, max_rows=count, model=model)
-    return rows
-
-
-def _written(
-    options: PruneOptions, checkpoint: Checkpoint, dense: Any, pruned: Pruned, rows: Rows, begun: float
-) -> PruneResult:
-    """Measure the weights as they will be stored, write them, and tell."""
-    stored = checkpoint.stored_dtype
-    measured = pruned.model.float() if stored != _float32() else pruned.model
-    before, after = (perplexity(scores) for scores in score_together([dense, measured], rows)[0])
-    metrics = {
-        "strategy": options.strategy,
-        "plan": pruned.plan,
-        "removed_share": pruned.removed_share,
-        "calibration_perplexity_before": before.value,
-        "calibration_perplexity_after": after.value,
-    }
-    written = save_model(
-        measured.to(stored), options.output, operation="prune", parent=checkpoint,
-        options=options.model_dump(mode="json"), metrics=metrics, overwrite=options.overwrite,
-    )  # fmt: skip
-    return PruneResult(
-        path=options.output,
         model=checkpoint.name,
+        output=options.output,
         strategy=options.strategy,
-        asked_ratio=options.ratio,
-        removed_share=pruned.removed_share,
-        smaller=pruned.smaller,
-        plan=pruned.plan,
+        goal=str(run.goal),
+        asked_ratio=run.goal.share,
+        calibration=text,
+        heldout=options.heldout or text,
         parameters_before=checkpoint.parameters,
-        parameters_after=written.parameters,
         size_bytes_before=checkpoint.size_bytes,
-        size_bytes_after=written.size_bytes,
-        calibration_text=rows.source,
-        calibration_tokens=rows.tokens,
-        calibration_perplexity_before=before,
-        calibration_perplexity_after=after,
-        layers=pruned.layers,
-        trials=pruned.trials,
-        seconds=time.monotonic() - begun,
+        plans=run.plans,
+        read_bytes=checkpoint.size_bytes,
+        memory_bytes=_VALUE_BYTES * (checkpoint.parameters + largest.parameters + activations),
+        disk_bytes=largest.size_bytes,
     )
 
 
-def _float32() -> "torch.dtype":
-    import torch
+def _alone(run: Run) -> Run:
+    """Refuse what a strategy that works on files by itself does not go on with."""
+    for name in ("recover", "stream"):
+        if getattr(run.options, name):
+            raise UnsupportedError(f"the strategy {run.options.strategy} does not go with --{name}")
+    return run
 
-    return torch.float32
+
+def _preview_of_files(run: Run, strategy: FileStrategy) -> PrunePreview:
+    plan = strategy.preview_files(run)
+    checkpoint = run.checkpoint
+    return PrunePreview(
+        model=checkpoint.name,
+        output=run.options.output,
+        strategy=run.options.strategy,
+        goal=str(run.goal),
+        asked_ratio=run.goal.share,
+        calibration=run.options.calibration or "",
+        heldout="",
+        parameters_before=checkpoint.parameters,
+        size_bytes_before=checkpoint.size_bytes,
+        plans=(plan,),
+        read_bytes=checkpoint.size_bytes,
+        memory_bytes=_VALUE_BYTES * (checkpoint.parameters + plan.parameters),
+        disk_bytes=plan.size_bytes,
+    )

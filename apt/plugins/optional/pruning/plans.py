@@ -5,8 +5,9 @@ query heads, query heads within every group, ff channels. Sizes that a stock che
 never proposed.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import bisect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from apt.checkpoint.architecture.alignment import ALIGNMENTS, alignment
@@ -14,13 +15,20 @@ from apt.checkpoint.architecture.alignment import ALIGNMENTS, alignment
 #: A plan may remove so much more than was asked (share of the linear weights).
 TOLERANCE: Final = 0.02
 
+#: Kernels and block-wise quantizers take no interest in multiples below this.
+_LIKED: Final = 8
+
 #: Counts as "what was asked" although it is a little less.
 SLACK: Final = 0.0025
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a decoder is built from, as far as cutting goes. Linear weights only: biases and norms are not counted."""
+    """What a decoder is built from, as far as cutting goes. Linear weights only: biases and norms are not counted.
+
+    :param mlp_matrices: 3 with a gate (gate, up, down), 2 without.
+    :param heads_fill_hidden: the config has no head size, so that heads times head size stays the hidden size.
+    """
 
     hidden: int
     head_dim: int
@@ -28,6 +36,8 @@ class Sizes:
     kv_groups: int
     heads_per_group: int
     ff: int
+    mlp_matrices: int = 3
+    heads_fill_hidden: bool = False
 
     @property
     def heads(self) -> int:
@@ -35,10 +45,19 @@ class Sizes:
         return self.kv_groups * self.heads_per_group
 
     @property
+    def attention_weights(self) -> int:
+        """Linear weights of one layer's attention: q, k, v, o."""
+        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_groups)
+
+    @property
+    def mlp_weights(self) -> int:
+        """Linear weights of one layer's MLP: gate where there is one, up, down."""
+        return self.mlp_matrices * self.hidden * self.ff
+
+    @property
     def layer_weights(self) -> int:
-        """Linear weights of one layer: q, k, v, o, gate, up, down."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_groups)
-        return attention + 3 * self.hidden * self.ff
+        """Linear weights of one layer."""
+        return self.attention_weights + self.mlp_weights
 
     @property
     def weights(self) -> int:
@@ -55,60 +74,97 @@ def removed_share(before: Sizes, after: Sizes) -> float:
     return 1.0 - after.weights / before.weights
 
 
-def shapes(before: Sizes, ratio: float, *, heads_divide_hidden: bool) -> list[Sizes]:
-    """Return the legal sizes that remove ``ratio`` of the linear weights: at most one ff for each of the other sizes.
+@dataclass(frozen=True)
+class Budget:
+    """What the cut model may cost, in one unit: weights, parameters, bytes, or seconds of a decode step.
 
-    A plan removes at least what was asked (less :data:`SLACK`) and at most :data:`TOLERANCE` more. Where the preferred
-    ff multiple leaves nothing in that window, finer ones are tried, then plans up to ``TOLERANCE`` below.
+    :param cost: what sizes cost; it never falls when a size grows.
+    :param dense: what the dense model costs.
+    :param limit: what the cut model may cost at most.
+    :param floor: what costs less has lost more than was asked and does not come into question.
+    :param near: where nothing lies between floor and limit, plans that cost at most this are taken.
     """
-    for step in _steps(alignment(before.ff)):
-        candidates = _candidates(before, ratio, step, heads_divide_hidden)
-        found = [s for s in candidates if removed_share(before, s) - ratio <= TOLERANCE]
+
+    cost: Callable[[Sizes], float]
+    dense: float
+    limit: float
+    floor: float
+    near: float
+
+
+def weights_budget(before: Sizes, ratio: float) -> Budget:
+    """Return the budget that removes ``ratio`` of the decoder's linear weights, less :data:`SLACK`."""
+    dense = before.weights
+    return Budget(
+        cost=lambda sizes: sizes.weights,
+        dense=dense,
+        limit=dense * (1.0 - ratio + SLACK),
+        floor=dense * (1.0 - ratio - TOLERANCE),
+        near=dense * (1.0 - ratio + TOLERANCE),
+    )
+
+
+def cost_budget(cost: Callable[[Sizes], float], before: Sizes, limit: float, tolerance: float = TOLERANCE) -> Budget:
+    """Return the budget that costs at most ``limit``, and at most ``tolerance`` of the dense cost less.
+
+    A size that was asked for is a promise, so nothing above it is near enough.
+    """
+    dense = cost(before)
+    return Budget(cost, dense, limit, limit - tolerance * dense, near=limit)
+
+
+def shapes(before: Sizes, budget: Budget, *, heads_divide_hidden: bool) -> list[Sizes]:
+    """Return the legal sizes that meet the budget: at most one ff for each of the other sizes.
+
+    Where the preferred ff multiple leaves nothing between the budget's floor and limit, finer ones are tried, then
+    plans up to its ``near`` mark.
+    """
+    for step in _steps(before.ff):
+        found = [s for s in _widest(before, budget, step, heads_divide_hidden) if budget.cost(s) >= budget.floor]
         if found:
             return found
-    step = alignment(before.ff)
-    near = _all(before, step, heads_divide_hidden)
-    return [s for s in near if 0 < ratio - removed_share(before, s) <= TOLERANCE]
+    near = _all(before, next(_steps(before.ff)), heads_divide_hidden)
+    return [s for s in near if budget.limit < budget.cost(s) <= budget.near]
 
 
-def nearest(before: Sizes, ratio: float, *, heads_divide_hidden: bool, count: int = 3) -> list[Sizes]:
-    """Return the legal sizes whose removed share is nearest to ``ratio``, for the message that refuses one."""
-    everything = _all(before, alignment(before.ff), heads_divide_hidden)
-    return sorted(everything, key=lambda s: (abs(removed_share(before, s) - ratio), -s.layers, -s.heads))[:count]
+def nearest(before: Sizes, budget: Budget, *, heads_divide_hidden: bool, count: int = 3) -> list[Sizes]:
+    """Return the legal sizes whose cost is nearest to the limit, for the message that refuses a goal."""
+    everything = _all(before, next(_steps(before.ff)), heads_divide_hidden)
+    return sorted(everything, key=lambda s: (abs(budget.cost(s) - budget.limit), -s.layers, -s.heads))[:count]
 
 
-def _steps(first: int) -> Iterator[int]:
-    return (a for a in ALIGNMENTS if a <= first)
+def _steps(ff: int) -> Iterator[int]:
+    """Multiples that ff may keep to, coarsest first.
+
+    A dense width that no kernel or block-wise quantizer likes (it is no multiple of 8) gives every width freely.
+    """
+    first = alignment(ff)
+    return (a for a in ALIGNMENTS if a <= first and (first >= _LIKED or a == 1))
 
 
-def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield (layers, KV groups, query heads per group) that a stock config accepts, dense first."""
+def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[Sizes]:
+    """Yield the sizes that a stock config accepts, with the dense ff, dense first."""
     for layers in range(before.layers, 0, -1):
         for groups in range(before.kv_groups, 0, -1):
             for per_group in range(before.heads_per_group, 0, -1):
-                if not heads_divide_hidden or before.hidden % (groups * per_group) == 0:
-                    yield layers, groups, per_group
+                heads = groups * per_group
+                if before.heads_fill_hidden and heads * before.head_dim != before.hidden:
+                    continue
+                if not heads_divide_hidden or before.hidden % heads == 0:
+                    yield replace(before, layers=layers, kv_groups=groups, heads_per_group=per_group)
 
 
-def _candidates(before: Sizes, ratio: float, step: int, heads_divide_hidden: bool) -> Iterator[Sizes]:
-    """For each body the widest ff, a multiple of ``step`` or the dense width, that removes what was asked."""
-    for layers, groups, per_group in _bodies(before, heads_divide_hidden):
-        body = Sizes(before.hidden, before.head_dim, layers, groups, per_group, 0)
-        allowed = before.weights * (1.0 - ratio + SLACK) - body.weights
-        width = int(allowed // (3 * before.hidden * layers))
-        ff = before.ff if width >= before.ff else width // step * step
-        if ff >= step:
-            yield _resized(body, ff)
+def _widest(before: Sizes, budget: Budget, step: int, heads_divide_hidden: bool) -> Iterator[Sizes]:
+    """For each body the widest ff, a multiple of ``step`` or the dense width, that keeps to the budget."""
+    for body in _bodies(before, heads_divide_hidden):
+        widths = [*range(step, before.ff, step), before.ff]
+        fitting = bisect.bisect_right(widths, budget.limit, key=lambda ff: budget.cost(replace(body, ff=ff)))
+        if fitting:
+            yield replace(body, ff=widths[fitting - 1])
 
 
 def _all(before: Sizes, step: int, heads_divide_hidden: bool) -> list[Sizes]:
     """All legal sizes that are smaller than the dense ones."""
-    found = []
-    for layers, groups, per_group in _bodies(before, heads_divide_hidden):
-        body = Sizes(before.hidden, before.head_dim, layers, groups, per_group, 0)
-        found += [_resized(body, ff) for ff in range(step, before.ff + 1, step)]
+    widths = [*range(step, before.ff, step), before.ff]
+    found = [replace(body, ff=ff) for body in _bodies(before, heads_divide_hidden) for ff in widths]
     return [s for s in found if s != before]
-
-
-def _resized(body: Sizes, ff: int) -> Sizes:
-    return Sizes(body.hidden, body.head_dim, body.layers, body.kv_groups, body.heads_per_group, ff)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from apt.plugins.optional.pruning.blocks import Block, Decoder, only_input
+from apt.plugins.optional.pruning.branches import Branch
 from apt.plugins.optional.pruning.leastsquares import (
     Choice,
     Gram,
@@ -109,23 +110,14 @@ def reconstruct(
     :param measure: compute the loss; else it is NaN.
     """
     batches = calibration.batches
-    start = _first_changed(before, after, dropped)
+    start = first_changed(before, after, dropped)
     streams = [batch.streams[start].clone() for batch in batches]
     state = _State(batches, streams, len(calibration.fitted), before, after, mend)
     gone = set(dropped)
     kept = [i for i in range(before.layers) if i not in gone]
     cuts = [_untouched(layer, before) for layer in range(start)]
     for layer, following in list(zip(kept, [*kept[1:], before.layers], strict=True))[start:]:
-        block = decoder.blocks[layer]
-        heads, output = _cut_attention(state, block, layer)
-        channels, down = _cut_mlp(state, block, following)
-        groups = tuple(sorted({head // before.heads_per_group for head in heads.kept}))
-        cuts.append(
-            BlockCut(
-                layer, groups, heads.kept, channels.kept, output, down,
-                heads.importance, channels.importance, state.error(following),
-            )
-        )  # fmt: skip
+        cuts.append(_cut_block(state, decoder.blocks[layer], layer, following))
     loss = math.nan
     if measure:
         first = state.fitted if calibration.held_back else 0
@@ -133,7 +125,55 @@ def reconstruct(
     return Reconstruction(Cut(before, after, tuple(cuts)), loss)
 
 
-def _first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:
+@torch.no_grad()
+def layer_loss(decoder: Decoder, calibration: Calibration, before: Sizes, after: Sizes, layer: int) -> float:
+    """Return the loss when one layer alone is cut to the sizes ``after`` and mended; all others stay dense.
+
+    The MLP is mended also where only attention is cut, as in a whole pass.
+    """
+    batches = calibration.batches
+    streams = [batch.streams[layer].clone() for batch in batches]
+    state = _State(batches, streams, len(calibration.fitted), before, after, mend=True)
+    block = decoder.blocks[layer]
+    if after.attention_weights != before.attention_weights:
+        _cut_attention(state, block, layer)
+    else:
+        state.streams = [batch.middles[layer].clone() for batch in batches]
+    _cut_mlp(state, block, layer + 1)
+    first = state.fitted if calibration.held_back else 0
+    streams = state.streams[first:]
+    for following in range(layer + 1, before.layers):
+        module = decoder.blocks[following].layer
+        calls = [batch.attention_calls[following] for batch in batches[first:]]
+        streams = [module(stream, **call) for stream, call in zip(streams, calls, strict=True)]
+    return mean_loss(decoder, batches[first:], streams)
+
+
+def cut_block(
+    block: Block, layer: int, following: int, batches: Sequence[Any], streams: Sequence[Tensor], before: Sizes,
+    after: Sizes,
+) -> BlockCut:  # fmt: skip
+    """Cut and mend one block of a pass that somebody else makes.
+
+    :param batches: like :class:`~.trace.Batch`, of which only ``valid``, ``streams[following]``, ``middles[layer]`` and
+        ``attention_calls[layer]`` are looked at; all of them are fitted.
+    :param streams: before the block in the model pruned so far; they are moved past it.
+    """
+    state = _State(list(batches), list(streams), len(batches), before, after, mend=True)
+    return _cut_block(state, block, layer, following)
+
+
+def _cut_block(state: "_State", block: Block, layer: int, following: int) -> BlockCut:
+    heads, output = _cut_attention(state, block, layer)
+    channels, down = _cut_mlp(state, block, following)
+    groups = tuple(sorted({head // state.before.heads_per_group for head in heads.kept}))
+    return BlockCut(
+        layer, groups, heads.kept, channels.kept, output, down,
+        heads.importance, channels.importance, state.error(following),
+    )  # fmt: skip
+
+
+def first_changed(before: Sizes, after: Sizes, dropped: Sequence[int]) -> int:
     """The first block that a cut touches: where only layers go, the one before the first of them."""
     if after.layer_weights != before.layer_weights:
         return 0
@@ -177,12 +217,11 @@ class _State:
     after: Sizes
     mend: bool
 
-    def gram(self, inputs: Sequence[Tensor], targets: Sequence[Tensor], bias: Tensor | None) -> Gram:
-        """Sum up the fitted batches' tokens, padding left out."""
+    def gram(self, branch: Branch, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Gram:
+        """Sum up the fitted batches' tokens, padding left out; ``targets`` are what the branch is to add."""
         gram = Gram(inputs[0].shape[-1], targets[0].shape[-1])
         for batch, x, y in list(zip(self.batches, inputs, targets, strict=True))[: self.fitted]:
-            wanted = y if bias is None else y - bias
-            gram.add(x[batch.valid], wanted[batch.valid])
+            gram.add(*branch.equations(x[batch.valid], y[batch.valid]))
         return gram
 
     def error(self, following: int) -> float:
@@ -191,22 +230,24 @@ class _State:
         wanted = [batch.streams[following] for batch in fitted]
         return stream_error(self.streams[: self.fitted], wanted, [batch.valid for batch in fitted])
 
-    def advance(self, inputs: Sequence[Tensor], columns: Sequence[int], weight: Tensor, bias: Tensor | None) -> None:
-        """Add the cut linear layer's output to the streams."""
+    def advance(self, branch: Branch, inputs: Sequence[Tensor], columns: Sequence[int], weight: Tensor) -> None:
+        """Add what the branch gives with its matrix cut."""
         index = torch.tensor(columns)
         for stream, x in zip(self.streams, inputs, strict=True):
-            stream += torch.nn.functional.linear(x[..., index], weight, bias)
+            stream += branch.added(torch.nn.functional.linear(x[..., index], weight, branch.matrix.bias))
 
 
 def _cut_attention(state: _State, block: Block, layer: int) -> tuple[Choice, Tensor | None]:
     """Choose and mend the heads of one block; moves the streams past its attention."""
     inputs = [
-        only_input(block.output, block.attention, block.attention_norm(stream), **batch.attention_calls[layer])
+        only_input(
+            block.output.matrix.module, block.attention, block.attention_norm(stream), **batch.attention_calls[layer]
+        )
         for batch, stream in zip(state.batches, state.streams, strict=True)
     ]
     targets = [batch.middles[layer] - stream for batch, stream in zip(state.batches, state.streams, strict=True)]
-    gram = state.gram(inputs, targets, block.output.bias)
-    system = problem(gram, block.output.weight)
+    gram = state.gram(block.output, inputs, targets)
+    system = problem(gram, block.output.matrix.weight)
     choice = choose_heads(
         system,
         state.before.head_dim,
@@ -224,19 +265,19 @@ def _cut_mlp(state: _State, block: Block, following: int) -> tuple[Choice, Tenso
 
     :param following: the dense block whose input the stream is to match.
     """
-    inputs = [only_input(block.down, block.mlp, block.mlp_norm(stream)) for stream in state.streams]
+    inputs = [only_input(block.down.matrix.module, block.mlp, block.mlp_norm(stream)) for stream in state.streams]
     targets = [batch.streams[following] - stream for batch, stream in zip(state.batches, state.streams, strict=True)]
-    gram = state.gram(inputs, targets, block.down.bias)
-    system = problem(gram, block.down.weight)
+    gram = state.gram(block.down, inputs, targets)
+    system = problem(gram, block.down.matrix.weight)
     choice = choose_blocks(system, 1, state.after.ff)
     return choice.per_token(gram.tokens), _mend(state, block.down, system, inputs, choice.kept)
 
 
 def _mend(
-    state: _State, linear: Any, system: Problem, inputs: Sequence[Tensor], columns: Sequence[int]
+    state: _State, branch: Branch, system: Problem, inputs: Sequence[Tensor], columns: Sequence[int]
 ) -> Tensor | None:
     """Fit the columns that stay, if asked to, and move the streams past the layer."""
-    mended = system.solve(columns).to(linear.weight.dtype) if state.mend else None
-    weight = linear.weight[:, torch.tensor(columns)] if mended is None else mended
-    state.advance(inputs, columns, weight, linear.bias)
+    dense = branch.matrix.weight
+    mended = system.solve(columns).to(dense.dtype) if state.mend else None
+    state.advance(branch, inputs, columns, dense[:, torch.tensor(columns)] if mended is None else mended)
     return mended

@@ -1,10 +1,13 @@
-"""What ``prune`` tells: the artefact, its exact sizes, its measured loss, the plan."""
+"""What ``prune`` tells: the artefact, its exact sizes, its measured loss and speed, the plan."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from apt.console.table import Table
-from apt.evaluation.statistics import Estimate
+from apt.console.units import format_bytes
+from apt.evaluation.speed import SpeedComparison
+from apt.plugins.optional.pruning.measure import TextFigures
+from apt.plugins.optional.pruning.recovery_result import RecoveryResult
 from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial
 
 
@@ -12,50 +15,117 @@ from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, 
 class PruneResult:
     """A pruned checkpoint.
 
+    :param goal: what was asked; ``asked_ratio`` is the share of linear weights of it, where it is one.
     :param removed_share: share of the decoder's linear weights that is gone (or zero), 0 to 1, exactly.
     :param smaller: whether the model is smaller; a mask leaves size and speed as they were.
+    :param nonzero_before: stored values that are not zero; ``nonzero_after`` counts them in the written files.
+    :param size_bytes_before: bytes of the weight files; ``size_bytes_after`` of those written.
+    :param calibration: the text that the weights were fitted on, which flatters the model.
+    :param heldout: a text that was not fitted on.
+    :param gap_nats: rise of the loss per token on the held-out text, less that on the calibration text: what of the
+        fit does not carry over.
+    :param heldout_cut: the held-out text after the cut and before a recovery; ``recovery`` tells of that. All other
+        figures are then of what was recovered.
+    :param speed: the dense model's and the cut one's, measured in turn in their stored dtype; ``None`` where it was
+        not, and ``speed_skipped`` says why.
+    :param max_logit_difference: of the written checkpoint, loaded again, from the model in memory; ``None`` where it
+        was not loaded, and ``reload_skipped`` says why.
     :param layers: the cut map, one entry per dense layer.
-    :param calibration_perplexity_before: dense, on the calibration rows; ``…_after`` is of the weights as stored, on
-        the rows that they were fitted on, so it flatters the model a little.
     :param trials: plans that were measured, best first, on rows that they were not fitted on.
+    :param peak_rss_bytes: of the process, whatever it did before.
     """
 
     path: Path
     model: str
     strategy: str
-    asked_ratio: float
+    goal: str
+    asked_ratio: float | None
     removed_share: float
     smaller: bool
     plan: str
     parameters_before: int
     parameters_after: int
+    nonzero_before: int
+    nonzero_after: int
     size_bytes_before: int
     size_bytes_after: int
-    calibration_text: str
-    calibration_tokens: int
-    calibration_perplexity_before: Estimate
-    calibration_perplexity_after: Estimate
+    calibration: TextFigures
+    heldout: TextFigures
+    gap_nats: float
     layers: tuple[LayerCut, ...]
     trials: tuple[PlanTrial, ...]
+    peak_rss_bytes: int
+    cpu_seconds: float
     seconds: float
+    speed: SpeedComparison | None = None
+    speed_skipped: str = ""
+    max_logit_difference: float | None = None
+    reload_skipped: str = ""
+    heldout_cut: TextFigures | None = None
+    recovery: RecoveryResult | None = None
+
+    @property
+    def effect(self) -> str:
+        """Whether bytes and time are saved, in words."""
+        if self.smaller:
+            return ""
+        measured = "" if self.speed is None else f", measured {self.speed.decode_ratio.format(2)} × the decode speed"
+        return f"zeros only: same size, same speed{measured}"
 
     def tables(self) -> list[Table]:
-        """Return the summary, the cut map and the plans that were weighed."""
-        return [table for table in (self._summary(), self._cut_map(), self._trials()) if table.rows]
+        """Return the figures before and after, how they were found, the cut map and the plans that were weighed."""
+        recovery = self.recovery.tables() if self.recovery is not None else []
+        found = (self._figures(), self._evidence(), *recovery, self._cut_map(), self._trials())
+        return [table for table in found if table.rows]
 
-    def _summary(self) -> Table:
-        effect = "" if self.smaller else " (zeros only: same size, same speed)"
+    def _figures(self) -> Table:
         rows = [
-            ("parameters", f"{self.parameters_before:,}", f"{self.parameters_after:,}"),
-            ("bytes", f"{self.size_bytes_before:,}", f"{self.size_bytes_after:,}"),
-            (
-                "perplexity, calibration text",
-                _estimate(self.calibration_perplexity_before),
-                _estimate(self.calibration_perplexity_after),
-            ),
+            _counts("parameters", self.parameters_before, self.parameters_after),
+            _counts("not zero", self.nonzero_before, self.nonzero_after),
+            _counts("bytes of weights", self.size_bytes_before, self.size_bytes_after),
         ]
+        for name, text in (("held-out perplexity", self.heldout), ("calibration perplexity", self.calibration)):
+            if text is not None:
+                rows.append(
+                    [name, text.perplexity_before.format(), text.perplexity_after.format(), text.ratio.format()]
+                )
+        if self.speed is not None:
+            first, second = self.speed.first, self.speed.second
+            for name, before, after, ratio in (
+                ("prefill tokens/s", first.prefill, second.prefill, self.speed.prefill_ratio),
+                ("decode tokens/s", first.decode, second.decode, self.speed.decode_ratio),
+            ):
+                rows.append([name, before.format(), after.format(), ratio.format(2)])
+        effect = f" ({self.effect})" if self.effect else ""
         title = f"{self.path}: {self.removed_share:.2%} of the linear weights removed{effect}; {self.plan}"
-        return Table(title, ("", "before", "after"), rows)
+        return Table(title, ("", "before", "after", "after ÷ before [95 %]"), rows)
+
+    def _evidence(self) -> Table:
+        text, test = self.heldout, self.heldout.test
+        how = "text sampled from a model: agreement with it" if text.kind == "agreement" else "text"
+        rows = [
+            ["asked", self.goal],
+            ["held out", f"{text.source}, {text.tokens:,} tokens of {how}"],
+            ["loss rises by", f"{test.difference.format(4)} nats per token, p {test.p:.2g}"],
+            ["fitted on", f"{self.calibration.source}, {self.calibration.tokens:,} tokens"],
+            ["gap", f"{self.gap_nats:+.4f} nats per token more on held-out text than on what was fitted"],
+        ]
+        if self.speed is not None:
+            s = self.speed.second
+            rows.append(
+                ["speed", f"{s.repeats} rounds in turn, batch 1, {s.prompt_tokens} + {s.new_tokens} tokens, {s.dtype}, "
+                 f"{s.threads} threads, {s.device}"]
+            )  # fmt: skip
+        elif self.speed_skipped:
+            rows.append(["speed", f"not measured: {self.speed_skipped}"])
+        if self.max_logit_difference is not None:
+            rows.append(["read again", f"logits {self.max_logit_difference:.3g} apart at most"])
+        elif self.reload_skipped:
+            rows.append(["read again", f"not loaded: {self.reload_skipped}"])
+        rows.append(
+            ["took", f"{self.seconds:.1f} s, {self.cpu_seconds:.1f} CPU-s, {format_bytes(self.peak_rss_bytes)}"]
+        )
+        return Table("How it was found", ("", ""), rows)
 
     def _cut_map(self) -> Table:
         rows = [
@@ -87,27 +157,53 @@ class PruneResult:
 
 @dataclass(frozen=True, slots=True)
 class PrunePreview:
-    """What ``prune --dry-run`` tells: plans that come into question, from headers; nothing is written."""
+    """What ``prune --dry-run`` tells: plans that come into question, from headers; nothing is written.
+
+    :param read_bytes: of weight files that would be read.
+    :param memory_bytes: weights and activations at the least; libraries and buffers come on top.
+    :param disk_bytes: of the largest of the plans.
+    """
 
     model: str
     output: Path
     strategy: str
-    asked_ratio: float
+    goal: str
+    asked_ratio: float | None
+    calibration: str
+    heldout: str
     parameters_before: int
     size_bytes_before: int
     plans: tuple[PlanPreview, ...]
+    read_bytes: int
+    memory_bytes: int
+    disk_bytes: int
 
     def tables(self) -> list[Table]:
-        """Return the plans with their predicted sizes."""
-        rows = [(p.plan, f"{p.removed_share:.2%}", f"{p.parameters:,}", f"{p.size_bytes:,}") for p in self.plans]
+        """Return the plans with their predicted sizes, and what the run would need."""
+        rows = [
+            (p.plan, f"{p.removed_share:.2%}", f"{p.parameters:,}", f"{p.size_bytes:,}")
+            for p in self.plans
+        ]  # fmt: skip
         title = f"Would write {self.output}, one of these plans (the measured loss decides)"
         if len(rows) == 1:
             title = f"Would write {self.output}"
-        return [Table(title, ("plan", "removes", "parameters", "tensor bytes"), rows)]
+        needs = [
+            ("asked", self.goal),
+            (
+                "reads",
+                f"{format_bytes(self.read_bytes)} of weights; {self.calibration} to fit, {self.heldout} to measure",
+            ),
+            ("memory", f"{format_bytes(self.memory_bytes)} of weights and activations"),
+            ("disk", format_bytes(self.disk_bytes)),
+        ]
+        return [
+            Table(title, ("plan", "removes", "parameters", "tensor bytes"), rows),
+            Table("Needs", ("", ""), needs),
+        ]
 
 
-def _estimate(value: Estimate) -> str:
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+def _counts(name: str, before: int, after: int) -> list[str]:
+    return [name, f"{before:,}", f"{after:,}", f"{after / before:.3f}" if before else "-"]
 
 
 def _change(before: int, after: int) -> str:

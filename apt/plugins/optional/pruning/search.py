@@ -1,24 +1,31 @@
-"""Which layers, heads and ff width to give up: every legal mix that fits is tried, and the measured loss decides.
+"""Which layers, heads and ff width to give up: the best legal mixes are tried, and the measured loss decides.
 
-Each candidate is cut and mended on one part of the calibration rows and its loss measured on the other. Layers are
-dropped greedily, each time the one whose absence costs least in the same measure (block influence, the usual proxy,
-chooses far worse layers). The winner is fitted again on all rows.
+The sensitivity table (:mod:`.sensitivity`) tells which of the mixes are worth trying. Each of those is cut and mended
+on one part of the calibration rows and its loss measured on the other. Layers are dropped greedily, each time the one
+whose absence costs least in the same measure (block influence, the usual proxy, chooses far worse layers). The winner
+is fitted again on all rows.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from apt.console.errors import UnsupportedError
-from apt.console.progress import Bar, progress
+from apt.console.progress import progress
 from apt.plugins.optional.pruning.blocks import Decoder
-from apt.plugins.optional.pruning.plans import Sizes, nearest, removed_share, shapes
+from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.plans import Budget, Sizes, nearest, removed_share, shapes
 from apt.plugins.optional.pruning.reconstruct import Calibration, reconstruct
+from apt.plugins.optional.pruning.sensitivity import Sensitivity, Table
 from apt.plugins.optional.pruning.trace import BATCH_TOKENS, Batch
 
-#: So many sizes are measured; where more are legal, those that cut all axes evenly come first.
-MAX_SHAPES: Final = 12
+#: So many sizes come into question; where more are legal, those that cut all axes evenly come first.
+MAX_SHAPES: Final = 24
+
+#: So many of them are cut and measured whole.
+MEASURED: Final = 5
 
 #: Sizes that are so much less even than the most even ones are not measured: they took three quarters of one axis, or
 #: half of two, and lost by far in every trial.
@@ -45,19 +52,33 @@ class Trial:
     loss: float
 
 
-def legal_shapes(before: Sizes, ratio: float, *, heads_divide_hidden: bool) -> list[Sizes]:
+def legal_shapes(before: Sizes, budget: Budget, goal: Goal, *, heads_divide_hidden: bool) -> list[Sizes]:
     """Return the sizes worth measuring, the most even cuts first.
 
-    :raises UnsupportedError: when no legal size removes ``ratio``; the message names the nearest.
+    :raises UnsupportedError: when no legal size meets the budget of the goal; the message names the nearest.
     """
-    found = shapes(before, ratio, heads_divide_hidden=heads_divide_hidden)
+    found = [s for s in shapes(before, budget, heads_divide_hidden=heads_divide_hidden) if s != before]
     if not found:
-        plans = nearest(before, ratio, heads_divide_hidden=heads_divide_hidden)
-        told = "; ".join(f"{removed_share(before, s):.1%} ({s.describe()})" for s in plans)
-        raise UnsupportedError(f"no legal cut removes {ratio:.1%} of the linear weights", hint=f"the nearest: {told}")
+        plans = nearest(before, budget, heads_divide_hidden=heads_divide_hidden)
+        told = "; ".join(f"{_cost_text(before, s, budget, goal)} ({s.describe()})" for s in plans)
+        if budget.limit >= budget.dense and goal.ratio is None:
+            raise UnsupportedError(f"the dense model already has no more than {goal}", hint=f"smaller ones: {told}")
+        verb = "removes" if goal.ratio is not None else "gives"
+        raise UnsupportedError(f"no legal cut {verb} {goal}", hint=f"the nearest: {told}")
     ranked = sorted(found, key=lambda s: _unevenness(before, s))
     limit = _unevenness(before, ranked[0]) + _MAX_EXCESS
     return [s for s in ranked if _unevenness(before, s) <= limit][:MAX_SHAPES]
+
+
+def _cost_text(before: Sizes, sizes: Sizes, budget: Budget, goal: Goal) -> str:
+    """What a plan gives, in the unit of the goal."""
+    if goal.parameters is not None:
+        return f"{budget.cost(sizes):,.0f} parameters"
+    if goal.size_bytes is not None:
+        return f"{budget.cost(sizes):,.0f} bytes"
+    if goal.speed is not None:
+        return f"{budget.dense / max(budget.cost(sizes), 1e-12):.2f} times the speed"
+    return f"{removed_share(before, sizes):.1%}"
 
 
 def _unevenness(before: Sizes, after: Sizes) -> float:
@@ -66,52 +87,44 @@ def _unevenness(before: Sizes, after: Sizes) -> float:
     return sum((1.0 - getattr(after, axis) / getattr(before, axis)) ** 2 for axis in axes)
 
 
-def search(decoder: Decoder, calibration: Calibration, before: Sizes, candidates: Sequence[Sizes]) -> list[Trial]:
-    """Measure every candidate; the trials come best first.
+def search(
+    decoder: Decoder,
+    calibration: Calibration,
+    before: Sizes,
+    candidates: Sequence[Sizes],
+    table: Table | None = None,
+    *,
+    measured: int = MEASURED,
+) -> list[Trial]:
+    """Measure the candidates that the sensitivity table thinks best; the trials come best first.
 
     :param calibration: rows that are fitted, and rows held back to measure on.
+    :param table: of this model and these rows; what is measured is kept there.
+    :param measured: so many candidates are measured whole.
     """
-    drops = _Drops(decoder, calibration, before)
+    table = Table(None) if table is None else table
+    sensitivity = Sensitivity(decoder, calibration, before, candidates, table)
+    if len(candidates) > measured:
+        sensitivity.measure(before.layers - min(sizes.layers for sizes in candidates))
+        candidates = sorted(candidates, key=sensitivity.predicted)[:measured]
     trials = []
     with progress("searching", len(candidates), "plans") as bar:
         for sizes in candidates:
-            trials.append(_best_trial(decoder, calibration, before, sizes, drops, bar))
-    return sorted(trials, key=lambda trial: trial.loss)
+            dropped = sensitivity.dropped(before.layers - sizes.layers)
+            measure = partial(_loss, decoder, calibration, before, sizes, dropped)
+            loss = table.loss(plan_name(sizes, dropped), measure)
+            trials.append(Trial(sizes, dropped, removed_share(before, sizes), loss))
+            bar.advance()
+    return sorted(trials, key=lambda trial: trial.loss if math.isfinite(trial.loss) else math.inf)
 
 
-def _best_trial(
-    decoder: Decoder, calibration: Calibration, before: Sizes, sizes: Sizes, drops: "_Drops", bar: Bar
-) -> Trial:
-    dropped = drops.of(before.layers - sizes.layers)
-    result = reconstruct(decoder, calibration, before, sizes, dropped)
-    bar.advance()
-    return Trial(sizes, dropped, removed_share(before, sizes), result.loss)
+def _loss(decoder: Decoder, calibration: Calibration, before: Sizes, sizes: Sizes, dropped: Sequence[int]) -> float:
+    return reconstruct(decoder, calibration, before, sizes, dropped).loss
 
 
-class _Drops:
-    """Layers to drop, found greedily and remembered."""
-
-    def __init__(self, decoder: Decoder, calibration: Calibration, before: Sizes) -> None:
-        self._decoder = decoder
-        self._calibration = calibration
-        self._before = before
-        self._order: list[int] = []
-
-    def of(self, count: int) -> tuple[int, ...]:
-        """Return the best ``count`` layers to drop."""
-        while len(self._order) < count:
-            self._order.append(self._next())
-        return tuple(sorted(self._order[:count]))
-
-    def _next(self) -> int:
-        """The layer whose removal, mended, costs least on top of those already gone."""
-        left = [i for i in range(self._before.layers) if i not in self._order]
-        after = replace(self._before, layers=len(left) - 1)
-        losses = {
-            layer: reconstruct(self._decoder, self._calibration, self._before, after, [*self._order, layer]).loss
-            for layer in left
-        }
-        return min(losses, key=lambda layer: (losses[layer] if math.isfinite(losses[layer]) else math.inf, layer))
+def plan_name(sizes: Sizes, dropped: Sequence[int]) -> str:
+    """Return the name under which the loss of a whole plan is kept."""
+    return f"plan:{sizes.describe()}:without {'+'.join(map(str, dropped))}"
 
 
 def searching_part(batches: Sequence[Batch]) -> Calibration:

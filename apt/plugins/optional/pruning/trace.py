@@ -1,5 +1,6 @@
 """What the dense model does on the calibration rows: its residual stream between all blocks."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,33 @@ if TYPE_CHECKING:
 
 #: Tokens of one forward pass.
 BATCH_TOKENS: Final = 2048
+
+
+@dataclass(frozen=True)
+class CalibrationBatch:
+    """Rows of like length that pass through a model side by side.
+
+    :param order: int64 [rows], which rows of the text these are.
+    :param ids: int64 [rows, window], padded on the right.
+    :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
+    :param valid: bool [rows, window], false on padding.
+    """
+
+    order: Tensor
+    ids: Tensor
+    counted: Tensor
+    valid: Tensor
+
+
+def calibration_batches(rows: "Rows") -> list[CalibrationBatch]:
+    """Put rows of like length together, so that little is computed for padding."""
+    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
+    batches = []
+    for some in torch.split(rows.lengths.argsort(descending=True, stable=True), step):
+        width = int(rows.lengths[some].max())
+        valid = torch.arange(width)[None] < rows.lengths[some][:, None]
+        batches.append(CalibrationBatch(some, rows.ids[some, :width], rows.counted[some, : width - 1], valid))
+    return batches
 
 
 @dataclass(frozen=True)
@@ -44,25 +72,28 @@ def trace(decoder: Decoder, rows: "Rows") -> list[Batch]:
 
     :raises BadInputError: when a token id lies outside the model's vocabulary.
     """
-    vocabulary = decoder.model.get_input_embeddings().weight.shape[0]
-    if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
-        raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
-    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
-    # Rows of like length together, so that little is computed for padding.
-    order = rows.lengths.argsort(descending=True, stable=True)
     batches = []
-    with progress("calibrating", len(order), "rows") as bar:
-        for some in torch.split(order, step):
-            width = int(rows.lengths[some].max())
-            batches.append(
-                _trace_batch(decoder, rows.ids[some, :width], rows.counted[some, : width - 1], rows.lengths[some])
-            )
-            bar.advance(len(some))
+    with progress("calibrating", len(rows), "rows") as bar:
+        for ids, counted, valid in batches_of(decoder, rows):
+            batches.append(_trace_batch(decoder, ids, counted, valid))
+            bar.advance(len(ids))
     return batches
 
 
+def batches_of(decoder: Decoder, rows: "Rows") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the rows batch by batch: ids, and the masks ``counted`` and ``valid`` of :class:`Batch`.
+
+    :raises BadInputError: when a token id lies outside the model's vocabulary.
+    """
+    vocabulary = decoder.model.get_input_embeddings().weight.shape[0]
+    if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
+        raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
+    for batch in calibration_batches(rows):
+        yield batch.ids, batch.counted, batch.valid
+
+
 @torch.no_grad()
-def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, lengths: Tensor) -> Batch:
+def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, valid: Tensor) -> Batch:
     with ExitStack() as stack:
         before = [stack.enter_context(inputs_of(block.layer)) for block in decoder.blocks]
         middle = [stack.enter_context(inputs_of(block.mlp_norm)) for block in decoder.blocks]
@@ -73,5 +104,4 @@ def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, lengths: Tensor
     kwargs = tuple({k: v for k, v in seen[0].items() if k != "hidden_states"} for seen in calls)
     if not all(bool(seen[0].isfinite().all()) for seen in [*before, last]):
         raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-    valid = torch.arange(ids.shape[1])[None] < lengths[:, None]
     return Batch(ids, counted, valid, tuple(s[0] for s in [*before, last]), tuple(s[0] for s in middle), kwargs)

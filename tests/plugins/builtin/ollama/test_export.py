@@ -171,7 +171,7 @@ def test_bad_names(llama_dir: Path, export, name: str) -> None:
     [
         ({"hidden_act": "gelu"}, UnsupportedError, "hidden_act"),
         ({"model_type": "mistral", "sliding_window": 64}, UnsupportedError, "sliding_window"),
-        ({"model_type": "qwen2"}, UnsupportedError, "qwen2"),
+        ({"model_type": "gemma2"}, UnsupportedError, "gemma2"),
         ({"model_type": "never-heard-of"}, UnsupportedError, "never-heard-of"),
         ({"quantization_config": {"bits": 4}}, UnsupportedError, "quantized"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, UnsupportedError, "yarn"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apt.checkpoint.gguf import GGUFFile
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import CheckFailedError, UnsupportedError
 from apt.plugins.builtin.ollama import llama_cpp, llama_cpp_child, mapping, tensors
@@ -63,6 +64,35 @@ def test_mistral(lively, export, edit_json, tmp_path: Path) -> None:
     model = lively(tmp_path / "m")
     edit_json(model / "config.json", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=None)
     assert difference(model, export(model, "f32").path) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("Qwen2", {}),
+        ("Qwen2", {"tie_word_embeddings": False, "use_sliding_window": False, "sliding_window": 8}),
+        ("Qwen3", {"head_dim": 32}),
+        ("Qwen3", {"tie_word_embeddings": False}),
+    ],
+    ids=str,
+)
+def test_qwen(lively, export, tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    """Qwen 2 goes as a llama with biases; Qwen 3's rows keep their order: llama.cpp rotates its heads by halves."""
+    import torch
+    import transformers
+
+    model = lively(tmp_path / "m", max_position_embeddings=256)
+    settings = {k: v for k, v in Checkpoint.open(model).config.items() if k not in ("model_type", "architectures")}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{"head_dim": 16, **settings, "vocab_size": 296, **changes})
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for value in made.parameters():
+            torch.nn.init.normal_(value, mean=float(value.ndim == 1), std=0.2)
+    made.save_pretrained(model)
+    exported = export(model, "f32").path
+    assert GGUFFile.open(exported).metadata["general.architecture"] == {"Qwen2": "llama", "Qwen3": "qwen3"}[family]
+    assert difference(model, exported) < 1e-4
 
 
 @pytest.mark.parametrize("type", ["f16", "bf16", "q8_0"])

@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 
 from apt.checkpoint import loading
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError, TargetExistsError, UnsupportedError, UsageError
+from apt.console.errors import BadInputError, MissingDependencyError, TargetExistsError, UnsupportedError, UsageError
 from apt.console.output import to_json
 from apt.plugins.optional.distillation import DistillationPlugin, commands, operation
 from apt.plugins.optional.distillation.operation import distill, plan
@@ -27,6 +29,7 @@ from apt.registry import CORE_COMPONENTS, Component, Registry
 from apt.training.config import parse_config
 from apt.training.data.rows import TokenRows
 from apt.training.pairing import shared_vocabulary
+from apt.training.teachers.manifest import Manifest
 
 Maker = Callable[..., Path]
 
@@ -121,6 +124,43 @@ def test_an_interrupted_call_goes_on(
 
 def _interrupt(*_: Any) -> Any:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"temperature": 2.0, "seed": 1}, "another config: train.loss.temperature, train.seed"),
+        ({"steps": 9}, "another config: train.steps"),
+        ({"train_rows": 30}, "another model or text"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_and_left_alone(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], reason: str,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, "_measured", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(options(pair, tmp_path, rows_file))
+    held = {p: p.read_bytes() for p in (tmp_path / ".out.run").rglob("*") if p.is_file()}
+    with pytest.raises(UsageError, match=f"holds a run (of|with) {reason}"):
+        distill(options(pair, tmp_path, rows_file, **changes))
+    assert {p: p.read_bytes() for p in (tmp_path / ".out.run").rglob("*") if p.is_file()} == held
+    assert distill(options(pair, tmp_path, rows_file)).steps == 8
+
+
+def test_a_call_by_seconds_goes_on_with_the_steps_that_it_began_with(
+    pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([7, 99])
+    monkeypatch.setattr(operation, "steps_within", lambda *_, **__: next(counts))
+    by_seconds = options(pair, tmp_path, rows_file, steps=None, seconds=5.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, "_measured", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(by_seconds)
+    assert distill(by_seconds).steps == 7
+    assert distill(by_seconds.model_copy(update={"output": tmp_path / "anew"})).steps == 99
 
 
 def test_seconds_choose_the_steps(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
@@ -307,6 +347,10 @@ def test_an_interrupted_call_finds_the_student_that_it_made(
         with pytest.raises(KeyboardInterrupt):
             distill(options(pair, tmp_path, rows_file, **made))
     assert (student / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UsageError, match=r"out\.run holds a run of another model or text"):
+        distill(options(pair, tmp_path, rows_file, student=None, student_shape="layers=1"))
+    assert (student / "model.safetensors").stat().st_mtime_ns == stamp
+    shutil.rmtree(tmp_path / ".out.run")
     other = distill(options(pair, tmp_path, rows_file, student=None, student_shape="layers=1"))
     assert Checkpoint.open(other.path).config["num_hidden_layers"] == 1
 
@@ -493,9 +537,22 @@ def test_rows_fit_in_the_context_of_a_student_that_has_less(
     short = new_llama(tmp_path / "short", seed=2, max_position_embeddings=32)
     teacher = Checkpoint.open(pair[0])
     found = Pair(teacher, Checkpoint.open(short), 288)
-    chosen = options(pair, tmp_path, text, window=100)
+    chosen = options(pair, tmp_path, text, window=None)
     texts = load_texts(chosen, teacher, wanted=20, context=found.context)
     assert texts.train.ids.shape[1] == texts.heldout.ids.shape[1] == 32
+    assert chosen.row_tokens(None) == 256
+
+
+@pytest.mark.parametrize("call", [plan, distill])
+def test_a_window_beyond_the_context_is_refused_before_weights_are_read(
+    call: Callable[[DistillOptions], Any], pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, new_llama: Maker,
+    no_weights: None,
+) -> None:  # fmt: skip
+    short = new_llama(tmp_path / "short", seed=2, max_position_embeddings=32)
+    with pytest.raises(UsageError, match="window: 33 tokens; the context of teacher and student has 32"):
+        call(options((pair[0], short), tmp_path, rows_file, window=33))
+    assert not (tmp_path / ".out.run").exists()
+    assert plan(options((pair[0], short), tmp_path, rows_file, window=32)).shared_vocab == 288
 
 
 @pytest.fixture
@@ -523,3 +580,38 @@ def test_fewer_rows_than_a_batch_has_are_refused_before_weights_are_read(
     with pytest.raises(BadInputError, match="batch_rows: 4; there are 3 rows to train on"):
         distill(DistillOptions(teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", config=config))
     assert not (tmp_path / "out").exists() and not (tmp_path / "logits").exists()
+
+
+@pytest.mark.parametrize("call", [plan, distill])
+def test_a_library_that_is_missing_is_told_before_weights_are_read(
+    call: Callable[[DistillOptions], Any], pair: tuple[Path, Path], tmp_path: Path, rows_file: Path, no_weights: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = config_file(tmp_path, loss={"name": "distill"}, tuning={"name": "lora"})
+    with pytest.raises(MissingDependencyError, match="the tuning 'lora' needs peft"):
+        call(
+            DistillOptions(
+                teacher=str(pair[0]), student=str(pair[1]), output=tmp_path / "out", text=str(rows_file), config=config
+            )
+        )
+
+
+def test_a_cache_holds_as_many_ids_as_are_wanted(pair: tuple[Path, Path], tmp_path: Path, rows_file: Path) -> None:
+    def call(cache: str, output: str, top_k: int | None) -> DistillOptions:
+        given = {"cache": tmp_path / cache, "cache_top_k": top_k, "output": tmp_path / output}
+        return options(pair, tmp_path, rows_file, steps=1, **given)
+
+    few = distill(call("few", "a", 4))
+    assert Manifest.read(tmp_path / "few").plan.k == 4
+    default = distill(call("default", "b", None))
+    assert Manifest.read(tmp_path / "default").plan.k == 128
+    assert few.metrics["kd/teacher_mass"] < default.metrics["kd/teacher_mass"]
+    assert distill(call("few", "c", None)).curve == distill(call("few", "d", 4)).curve == few.curve
+    with pytest.raises(UsageError, match="few was captured with 4 ids a token, not 5"):
+        distill(call("few", "e", 5))
+    assert distill(call("all", "f", 4000)).steps == 1
+    assert Manifest.read(tmp_path / "all").plan.k == 288
+    assert distill(call("all", "g", 4000)).steps == 1
+    with pytest.raises(UsageError, match="cache_top_k says what a cache holds, and there is none"):
+        plan(options(pair, tmp_path, rows_file, cache_top_k=4))

@@ -84,3 +84,25 @@ def test_inputs_that_are_always_zero_keep_the_dense_weights():
     gram.add(torch.zeros(4, 3), torch.ones(4, 2))
     dense = torch.arange(6.0).view(2, 3)
     assert torch.allclose(problem(gram, dense).solve([0, 2]), dense[:, [0, 2]].double())
+
+
+def test_wide_layers_are_solved_in_float32(monkeypatch):
+    monkeypatch.setattr("apt.plugins.optional.pruning.leastsquares.MAX_COMBINATIONS", 0)
+    narrow, x, y, dense = make_problem(7)
+    monkeypatch.setattr("apt.plugins.optional.pruning.leastsquares.WIDE", 4)
+    gram = Gram(12, 5)
+    gram.add(x.float(), y.float())
+    wide = problem(gram, dense)
+    assert wide.a.dtype == wide.b.dtype == torch.float32
+    kept = choose_blocks(wide, 1, 6).kept
+    assert kept == choose_blocks(narrow, 1, 6).kept
+    assert torch.allclose(wide.solve(kept).double(), narrow.solve(kept), atol=1e-3)
+
+
+def test_choosing_leaves_the_problem_as_it_was(monkeypatch):
+    monkeypatch.setattr("apt.plugins.optional.pruning.leastsquares.MAX_COMBINATIONS", 0)
+    system, *_ = make_problem(8)
+    before = system.a.clone(), system.b.clone()
+    first = choose_blocks(system, 2, 3)
+    assert choose_blocks(system, 2, 3) == first
+    assert torch.equal(system.a, before[0]) and torch.equal(system.b, before[1])

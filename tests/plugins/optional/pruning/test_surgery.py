@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,19 +27,28 @@ COMMON = {
     "vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 4, "num_attention_heads": 12,
     "num_key_value_heads": 3, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
+GEMMA3_LAYERS = ["sliding_attention", "full_attention"] * 2
 FAMILIES = {
     "llama": ("LlamaConfig", {"head_dim": 8}),
     "llama-biased": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     "mistral": ("MistralConfig", {"head_dim": 8, "sliding_window": 9}),
     "qwen2": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}),
     "qwen3": ("Qwen3Config", {"head_dim": 8, "tie_word_embeddings": True}),
+    "gemma": ("GemmaConfig", {"head_dim": 8}),
+    "gemma2": ("Gemma2Config", {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 5}),
+    "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 9, "layer_types": GEMMA3_LAYERS}),
+    "phi3": ("Phi3Config", {"head_dim": 8, "sliding_window": 9, "pad_token_id": 1}),
+    "gpt2": ("GPT2Config", {"n_inner": 80, "activation_function": "gelu_new"}),
 }
+#: Their configs have no head size: heads go only together with the hidden size.
+FILLED = ("gpt2",)
 
 
 def make_model(family: str, **changes):
     name, settings = FAMILIES[family]
     torch.manual_seed(0)
-    config = getattr(transformers, name)(**COMMON, **settings, **changes)
+    common = {k: v for k, v in COMMON.items() if family not in FILLED or k != "num_key_value_heads"}
+    config = getattr(transformers, name)(**{**common, **settings, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():  # biases and norms begin as zeros and ones: make them matter
         torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.2)
@@ -53,26 +63,32 @@ def parts_of(model):
 
 def some_cut(before: Sizes, kept_layers=(0, 2, 3)) -> Cut:
     """Two of three groups, three of four heads in each, 33 of 80 channels, other ones in every layer."""
-    after = Sizes(before.hidden, before.head_dim, len(kept_layers), 2, 3, 33)
+    after = replace(before, layers=len(kept_layers), ff=33)
+    if not before.heads_fill_hidden:
+        after = replace(after, kv_groups=2, heads_per_group=3)
     blocks = []
     for layer in kept_layers:
-        groups = ((0, 1), (0, 2), (1, 2))[layer % 3]
-        heads = tuple(g * 4 + h for g in groups for h in range(4) if h != (layer + g) % 4)
+        groups: tuple[int, ...] = tuple(range(before.kv_groups))
+        heads = groups
+        if not before.heads_fill_hidden:
+            groups = ((0, 1), (0, 2), (1, 2))[layer % 3]
+            heads = tuple(g * 4 + h for g in groups for h in range(4) if h != (layer + g) % 4)
         channels = tuple(sorted((layer + 3 * c) % 80 for c in range(33)))
         blocks.append(BlockCut(layer, groups, heads, channels, None, None))
     return Cut(before, after, tuple(blocks))
 
 
 @torch.no_grad()
-def mask(model, cut: Cut):
+def mask(model, architecture, cut: Cut):
     """The dense model with the cut parts' outputs zeroed; dropped layers write nothing to the stream."""
+    blocks = Decoder.of(model, architecture).blocks
     for layer in range(cut.before.layers):
         block = next((b for b in cut.blocks if b.layer == layer), None)
-        attention, mlp = model.model.layers[layer].self_attn, model.model.layers[layer].mlp
+        matrices = blocks[layer].matrices
         keep_heads = members(block.heads, cut.before.head_dim) if block else []
         keep_channels = block.channels if block else []
-        for linear, keep in ((attention.o_proj, keep_heads), (mlp.down_proj, keep_channels)):
-            gone = [i for i in range(linear.in_features) if i not in set(keep)]
+        for linear, keep in ((matrices["o"], keep_heads), (matrices["down"], keep_channels)):
+            gone = [i for i in range(linear.weight.shape[1]) if i not in set(keep)]
             linear.weight[:, gone] = 0.0
             if block is None and linear.bias is not None:
                 linear.bias.zero_()
@@ -85,13 +101,15 @@ def test_a_cut_equals_masking(family: str):
     cut = some_cut(before)
     pruned = build(model, architecture, cut)
     # A sliding window goes with its layer, so that dropping one does not move the others'.
-    mask(model, cut)
+    mask(model, architecture, cut)
     with torch.no_grad():
         difference = (pruned(IDS).logits - model(IDS).logits).abs().max()
     assert difference < 1e-5
     assert pruned.config.num_hidden_layers == 3
-    assert pruned.config.head_dim == before.head_dim
-    assert [layer.self_attn.layer_idx for layer in pruned.model.layers] == [0, 1, 2]
+    if family not in FILLED:
+        assert pruned.config.head_dim == before.head_dim
+    blocks = Decoder.of(pruned, architecture).blocks
+    assert [block.attention.layer_idx for block in blocks] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,7 +120,8 @@ def test_linear_weights_go_as_stated_and_nothing_else(family: str):
     pruned = build(model, architecture, cut)
 
     def linear(of) -> int:
-        return sum(p.numel() for n, p in of.named_parameters() if p.ndim == 2 and architecture.layer_of(n) is not None)
+        named = [(n, p) for n, p in of.named_parameters() if architecture.layer_of(n) is not None]
+        return sum(p.numel() for n, p in named if p.ndim == 2)
 
     assert linear(model) == before.weights
     assert linear(pruned) == cut.after.weights
@@ -114,9 +133,9 @@ def test_linear_weights_go_as_stated_and_nothing_else(family: str):
 
 def test_entries_per_layer_follow_their_layer():
     model = make_model("qwen2")
-    _, before = parts_of(model)
+    architecture, before = parts_of(model)
     assert model.config.layer_types == ["full_attention"] * 2 + ["sliding_attention"] * 2
-    config = cut_config(model.config.to_dict(), some_cut(before, (1, 2)))
+    config = cut_config(model.config.to_dict(), architecture, some_cut(before, (1, 2)))
     assert config["layer_types"] == ["full_attention", "sliding_attention"]
     assert config["max_window_layers"] == 1
 
@@ -133,8 +152,9 @@ def test_an_unmended_pass_measures_what_the_built_model_computes(family: str, dr
     rows = rows_from_ids(IDS, source="test", lengths=[24, 17, 24])
     decoder = Decoder.of(model, architecture)
     batches = trace(decoder, rows)
-    for groups, per_group in ((3, 2), (2, 4)):
-        after = Sizes(before.hidden, before.head_dim, 4 - len(dropped), groups, per_group, 56)
+    widths = ((12, 1),) if family in FILLED else ((3, 2), (2, 4))
+    for groups, per_group in widths:
+        after = replace(before, layers=4 - len(dropped), kv_groups=groups, heads_per_group=per_group, ff=56)
         for mend in (False, True):
             result = reconstruct(decoder, Calibration(batches), before, after, dropped, mend=mend)
             scores = score_rows(build(model, architecture, result.cut), rows)
@@ -155,14 +175,15 @@ def test_nothing_cut_nothing_changed():
     assert result.cut.blocks[-1].stream_error < 1e-9
 
 
-def test_mending_lowers_the_error_of_every_block():
-    model = make_model("llama")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mending_lowers_the_error_of_every_block(family: str):
+    model = make_model(family)
     architecture, before = parts_of(model)
     from apt.evaluation.texts import rows_from_ids
 
     decoder = Decoder.of(model, architecture)
     batches = trace(decoder, rows_from_ids(IDS, source="test"))
-    after = Sizes(before.hidden, before.head_dim, 4, 2, 4, 48)
+    after = replace(before, kv_groups=before.kv_groups if family in FILLED else 2, ff=48)
     mended, plain = (reconstruct(decoder, Calibration(batches), before, after, (), mend=m) for m in (True, False))
     for better, worse in zip(mended.cut.blocks, plain.cut.blocks, strict=True):
         assert better.stream_error < worse.stream_error
@@ -197,8 +218,8 @@ def test_a_stock_process_loads_it_with_equal_logits(new_llama, tmp_path: Path, d
 
 
 def test_other_families_and_unknown_tensors_are_refused():
-    with pytest.raises(UnsupportedError, match="does not know the architecture 'gpt2'"):
-        check_family(descriptor({"model_type": "gpt2"}, where="x"))
+    with pytest.raises(UnsupportedError, match="does not know the architecture 'olmo2'"):
+        check_family(descriptor({"model_type": "olmo2"}, where="x"))
     model = make_model("llama")
     architecture, before = parts_of(model)
     model.model.layers[0].self_attn.register_parameter("sinks", torch.nn.Parameter(torch.zeros(3)))

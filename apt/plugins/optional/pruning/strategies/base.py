@@ -6,7 +6,7 @@ A plugin adds one with ``registry.add_component("strategy", "my-strategy", "my_p
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.goals import Goal
@@ -14,6 +14,8 @@ from apt.plugins.optional.pruning.goals import Goal
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
+    from apt.plugins.optional.pruning.run import Run
+    from apt.plugins.optional.pruning.streamed import StreamPlan
 
 #: ``light``: a forward-only metric, no refit; ``fast``: least squares; ``full``: whole blocks are refitted.
 Effort = Literal["light", "fast", "full"]
@@ -29,6 +31,8 @@ class Task:
     :param seed: of whatever the strategy draws.
     :param settings: the strategy's own options by name; its component's schema, a pydantic model, says which there are.
     :param work_dir: where a strategy that lasts may keep its state, so that the same call goes on after a kill.
+    :param stored_dtype: torch dtype that the result is stored in, where bytes or speed are asked for; ``None`` for the
+        model's own.
     """
 
     model: Any
@@ -39,6 +43,7 @@ class Task:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     work_dir: Path | None = None
+    stored_dtype: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +129,31 @@ class Strategy(Protocol):
 
     def prune(self, task: Task) -> Pruned:
         """Make the cut, deterministically."""
+        ...
+
+
+@runtime_checkable
+class StreamingStrategy(Protocol):
+    """What a strategy has besides when it can work layer by layer from the files (``--stream``)."""
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> "StreamPlan":
+        """Return what is to become of a checkpoint whose preview was accepted; only headers are read.
+
+        :raises UnsupportedError: for an effort or a goal that needs the whole model.
+        """
+        ...
+
+
+@runtime_checkable
+class FileStrategy(Protocol):
+    """What a strategy has beside :class:`Strategy` that cuts checkpoints by itself, of models that score no text."""
+
+    def preview_files(self, run: "Run") -> PlanPreview:
+        """Return what would be cut; nothing is written."""
+        ...
+
+    def prune_files(self, run: "Run") -> Any:
+        """Write the cut checkpoint and return a result."""
         ...

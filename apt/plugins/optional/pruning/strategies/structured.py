@@ -1,28 +1,45 @@
 """Structured pruning: whole layers, KV groups with their query heads and ff channels go; the rest is fitted again."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from pydantic import Field
 
-from apt.checkpoint.architecture import Architecture
 from apt.console.errors import BadInputError, UnsupportedError
+from apt.options import Options
 from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
+from apt.plugins.optional.pruning.budgets import budget_for, checkpoint_budget, decode_times
+from apt.plugins.optional.pruning.decode_times import DecodeTimes
+from apt.plugins.optional.pruning.footprint import Footprint
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.plans import Sizes, removed_share
+from apt.plugins.optional.pruning.light import even_plan, light_cut
+from apt.plugins.optional.pruning.plans import Budget, Sizes, removed_share
 from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
 from apt.plugins.optional.pruning.refit import refit
 from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
-from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial, Pruned, Task
-from apt.plugins.optional.pruning.surgery import build, cut_shape
+from apt.plugins.optional.pruning.sensitivity import Table, table_path
+from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.surgery import build
 from apt.plugins.optional.pruning.trace import trace
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
+    from apt.plugins.optional.pruning.streamed_cuts import CutPlan
 
 #: With full effort so many of the best plans are refitted before one is chosen.
-_REFITTED: Final = 2
+_REFITTED: Final = 3
+
+#: Steps of the refit of a plan that is only weighed.
+_TRIAL_STEPS: Final = 15
+
+
+class StructuredSettings(Options):
+    """What the strategy takes beside the goal."""
+
+    per_layer: bool = Field(default=False, description="Sizes of their own for every layer; refused, see the docs.")
 
 
 class StructuredStrategy:
@@ -33,17 +50,34 @@ class StructuredStrategy:
         architecture = checkpoint.architecture
         check_family(architecture)
         before = sizes_of(architecture, checkpoint.config)
-        found = legal_shapes(before, _ratio(goal), heads_divide_hidden=architecture.heads_divide_hidden)
-        return [_preview(checkpoint, before, sizes) for sizes in found]
+        budget = checkpoint_budget(goal, checkpoint, before)
+        found = legal_shapes(before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden)
+        footprint = Footprint.of_checkpoint(checkpoint)
+        return [
+            PlanPreview(
+                sizes.describe(), removed_share(before, sizes), footprint.parameters(sizes), footprint.size_bytes(sizes)
+            )
+            for sizes in found
+        ]
 
     def prune(self, task: Task) -> Pruned:
         """Search, cut and mend; see :class:`~.base.Strategy`."""
+        if task.settings.get("per_layer"):
+            raise UnsupportedError(
+                f"sizes per layer: no stock class of {task.architecture.model_type!r} has layers of unlike sizes, so "
+                "plain from_pretrained could not load the result",
+                hint="leave per_layer out: one size for all layers",
+            )
         decoder = Decoder.of(task.model, task.architecture)
         before = sizes_of(task.architecture, task.model.config.to_dict())
-        candidates = legal_shapes(before, _ratio(task.goal), heads_divide_hidden=task.architecture.heads_divide_hidden)
+        budget = _budget(task, before)
+        if task.effort == "light":
+            return _light(task, decoder, before, budget)
+        candidates = legal_shapes(before, budget, task.goal, heads_divide_hidden=task.architecture.heads_divide_hidden)
         batches = trace(decoder, task.rows)
         try:
-            trials = search(decoder, searching_part(batches), before, candidates)
+            table = Table(table_path(task.model, task.rows))
+            trials = search(decoder, searching_part(batches), before, candidates, table)
             if task.effort == "full":
                 trials = _refit_best(task, decoder, searching_part(batches), before, trials)
             best = trials[0]
@@ -55,20 +89,52 @@ class StructuredStrategy:
             errors = refit(Decoder.of(model, task.architecture), cut, batches).errors
             blocks = tuple(replace(b, stream_error=e) for b, e in zip(cut.blocks, errors, strict=True))
             cut = replace(cut, blocks=blocks)
-        return Pruned(
-            model=model,
-            removed_share=removed_share(before, cut.after),
-            smaller=True,
-            plan=_describe(cut.after, cut.dropped),
-            layers=layer_cuts(cut),
-            trials=tuple(_told(trial, trial is best) for trial in trials),
-        )
+        return _pruned(model, cut, tuple(_told(trial, trial is best) for trial in trials))
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> "CutPlan":
+        """Return the plan of a cut layer by layer: all layers stay, and nothing is searched.
+
+        :raises UnsupportedError: for an effort that needs the whole model, or a goal that no such plan meets.
+        """
+        from apt.plugins.optional.pruning.streamed_cuts import CutPlan
+
+        architecture = checkpoint.architecture
+        check_family(architecture)
+        before = sizes_of(architecture, checkpoint.config)
+        budget = checkpoint_budget(goal, checkpoint, before)
+        after = even_plan(before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden)
+        return CutPlan.of(checkpoint, after, effort=effort)
 
 
-def _ratio(goal: Goal) -> float:
-    if goal.ratio is None:
-        raise UnsupportedError(f"the strategy structured cannot give {goal}", hint="it takes --ratio")
-    return goal.ratio
+def _light(task: Task, decoder: Decoder, before: Sizes, budget: Budget) -> Pruned:
+    """Cut by one forward pass, without search and without a fit."""
+    after = even_plan(before, budget, task.goal, heads_divide_hidden=task.architecture.heads_divide_hidden)
+    cut = light_cut(decoder, task.rows, before, after)
+    return _pruned(build(task.model, task.architecture, cut), cut, ())
+
+
+def _budget(task: Task, before: Sizes) -> Budget:
+    dtype = task.stored_dtype or task.model.dtype
+    footprint = Footprint.of_model(task.model, task.architecture, dtype.itemsize)
+    config = task.model.config.to_dict()
+
+    def times() -> DecodeTimes:
+        return decode_times(type(task.model), config, task.architecture, before, dtype)
+
+    return budget_for(task.goal, before, footprint, times)
+
+
+def _pruned(model: Any, cut: Cut, trials: tuple[PlanTrial, ...]) -> Pruned:
+    return Pruned(
+        model=model,
+        removed_share=removed_share(cut.before, cut.after),
+        smaller=True,
+        plan=_describe(cut.after, cut.dropped),
+        layers=layer_cuts(cut),
+        trials=trials,
+    )
 
 
 def _refit_best(
@@ -79,7 +145,7 @@ def _refit_best(
     for trial in trials[:_REFITTED]:
         cut = reconstruct(decoder, calibration, before, trial.sizes, trial.dropped, measure=False).cut
         pruned = Decoder.of(build(task.model, task.architecture, cut), task.architecture)
-        streams = refit(pruned, cut, calibration.fitted, calibration.held_back).streams
+        streams = refit(pruned, cut, calibration.fitted, calibration.held_back, steps=_TRIAL_STEPS).streams
         first = len(calibration.fitted) if calibration.held_back else 0
         measured.append(replace(trial, loss=mean_loss(pruned, calibration.batches[first:], streams[first:])))
     return [*sorted(measured, key=lambda trial: trial.loss), *trials[_REFITTED:]]
@@ -115,20 +181,3 @@ def _told(trial: Trial, chosen: bool) -> PlanTrial:
 def _describe(sizes: Sizes, dropped: tuple[int, ...]) -> str:
     without = f" (without {', '.join(map(str, dropped))})" if dropped else ""
     return f"{sizes.describe()}{without}"
-
-
-def _preview(checkpoint: "Checkpoint", before: Sizes, after: Sizes) -> PlanPreview:
-    """Count what would be left, tensor by tensor."""
-    architecture: Architecture = checkpoint.architecture
-    parameters = size_bytes = 0
-    for name, tensor in checkpoint.tensors.items():
-        layer = architecture.layer_of(name)
-        if layer is not None and layer >= after.layers:  # all layers are alike: any of them stands for a dropped one
-            continue
-        shape = tensor.shape
-        if layer is not None:
-            shape = cut_shape(name, tensor.shape, architecture.role_of(name), after)
-        elements = math.prod(shape)
-        parameters += elements
-        size_bytes += elements * tensor.size_bytes // max(1, math.prod(tensor.shape))
-    return PlanPreview(after.describe(), removed_share(before, after), parameters, size_bytes)
