@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
 from apt.console.progress import progress
-from apt.plugins.optional.pruning.masks.driver import Feed, layers_of, matrices_of
+from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.masks.driver import Feed, layers_of
 from apt.plugins.optional.pruning.masks.matrices import output_of, passing
 
 #: Up to so many floats the rows of a matrix have blocks of their own; wider matrices share one.

@@ -9,7 +9,7 @@ matrix and the stream (Gemma 2 and 3), it is fitted to the dense matrix's output
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -53,19 +53,15 @@ def prune_in_one_pass(work: BlockWork, method: Callable[[str, Tensor, Tensor], T
     """
     sums: dict[str, Tensor] = {}
     with passing(work.matrices) as (inputs, _):
-        for stream, call, valid in _fitted(work):
-            output_of(work.block, stream, call)
+        for index in range(work.fitted):  # there is nothing to choose: all of them
+            output_of(work.block, work.streams[index], work.calls[index])
             for role, x in inputs.items():
-                tokens = x[valid]
+                tokens = x[work.valid[index]]
                 product = (tokens.T @ tokens).to(torch.float64)
                 sums[role] = sums[role] + product if role in sums else product
     for role, module in work.matrices.items():
         weight = weight_of(module, work.transposed)
         set_weight(module, work.transposed, method(role, weight, sums[role]))
-
-
-def _fitted(work: BlockWork) -> list[tuple[Tensor, Mapping[str, Any], Tensor]]:
-    return list(zip(work.streams, work.calls, work.valid, strict=True))[: work.fitted]
 
 
 @torch.no_grad()
@@ -78,8 +74,8 @@ def prune_sequentially(work: BlockWork, choose: Chooser) -> None:
     state = _State(work, copy.deepcopy(work.block), _is_sum_of_parts(work))
     for roles in stages(work.matrices):
         weights = [weight_of(work.matrices[role], work.transposed) for role in roles]
-        gram = state.gram(roles, weights, range(work.fitted))
-        held_back = state.gram(roles, weights, range(work.fitted, len(work.streams)))
+        gram = state.gram(roles, weights, work.fitting)
+        held_back = state.gram(roles, weights, work.choosing)
         dense = torch.cat(weights)
         system = problem(gram, dense, RIDGES[0])
         optimum = torch.cholesky_solve(system.b, torch.linalg.cholesky(system.a)).T
@@ -159,7 +155,7 @@ class _State:
     repairs: bool
     middles: Sequence[Tensor] = field(default_factory=list)
 
-    def gram(self, roles: Sequence[str], weights: Sequence[Tensor], batches: range) -> Gram:
+    def gram(self, roles: Sequence[str], weights: Sequence[Tensor], batches: Sequence[int]) -> Gram:
         """Sum up inputs and targets of a stage over some batches, the targets of its matrices side by side."""
         work = self.work
         gram = Gram(weights[0].shape[1], sum(len(weight) for weight in weights))
@@ -192,6 +188,6 @@ class _State:
         work = self.work
         module = work.matrices["o"]
         self.middles = [
-            stream + module(only_input(module, work.block, stream, **call))
-            for stream, call in zip(work.streams, work.calls, strict=True)
+            work.streams[i] + module(only_input(module, work.block, work.streams[i], **work.calls[i]))
+            for i in range(work.fitted)
         ]

@@ -1,35 +1,36 @@
 """Reconstruct: masks with everything that is left fitted to the dense model again, block by block, without training."""
 
 import math
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.masks.driver import Walked, feed, walk
+from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork, batches_to_hold_back
+from apt.plugins.optional.pruning.masks.driver import Feed, Walked, feed, walk
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
 from apt.plugins.optional.pruning.masks.pattern import Wanted
 from apt.plugins.optional.pruning.masks.refit import refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_sequentially
 from apt.plugins.optional.pruning.strategies.base import Effort, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import (
-    MaskStrategy,
+    BlockStrategy,
     mean_perplexity,
     outcome,
     solvable,
-    split,
     wanted_of,
-    zeros_of,
+    zeros_by_layer,
 )
 from apt.plugins.optional.pruning.strategies.wanda import WandaStrategy
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows
 
-#: One of so many calibration rows is held back to measure on.
-HELD_BACK: Final = 8
+
+#: Efforts that are weighed against one another, the cheaper ones first.
+_EFFORTS: Final[tuple[Effort, ...]] = ("fast", "full")
 
 
-class ReconstructStrategy(MaskStrategy):
+class ReconstructStrategy(BlockStrategy):
     """The methods of this project, by effort.
 
     - ``light``: Wanda's mask, nothing updated.
@@ -67,30 +68,37 @@ class ReconstructStrategy(MaskStrategy):
         wanted = wanted_of(task.goal, self.name)
         if task.effort == "light":
             return super().prune(task)
-        rows, kept_back = split(task.rows, HELD_BACK)
-        fitted = feed(task.model, task.architecture, rows)
-        held_back = feed(task.model, task.architecture, kept_back) if kept_back else []
-        efforts: tuple[Effort, ...] = ("fast", "full") if task.effort == "full" and kept_back else (task.effort,)
+        feeds = feed(task.model, task.architecture, task.rows)
+        held_back = batches_to_hold_back(len(feeds))
+        if not held_back:  # too little text to choose by
+            return super().prune(task)
         tried: list[_Candidate] = []
         with solvable():
-            for effort in efforts:
+            for effort in _EFFORTS[: _EFFORTS.index(task.effort) + 1]:
                 method = self.block_method(wanted, effort)
-                walked = walk(task.model, task.architecture, fitted, method, held_back, what=f"pruning ({effort})")
-                tried.insert(0, _Candidate.of(task, effort, walked, kept_back))
+                walked = walk(
+                    task.model, task.architecture, feeds, method, held_back=held_back, what=f"pruning ({effort})"
+                )
+                tried.insert(0, _Candidate.of(task, effort, walked, _rows_of(task, feeds, held_back)))
         # A perplexity that is not a number comes last; of equals the more thorough comes first.
         ranked = sorted(tried, key=lambda c: math.inf if math.isnan(c.held_back) else c.held_back)
         best = ranked[0]
+        fitted = _rows_of(task, feeds, set(range(len(feeds))) - held_back)
         return outcome(
             task, best.walked.model, self.plan, best.walked.errors,
-            trials=tuple(PlanTrial(c.label, (), c.share, c.held_back, c is best) for c in ranked) if kept_back else (),
-            fitted_perplexity=mean_perplexity(best.walked.model, rows),
-            held_back_perplexity=best.held_back if kept_back else None,
+            trials=tuple(PlanTrial(c.label, (), c.share, c.held_back, c is best) for c in ranked),
+            fitted_perplexity=mean_perplexity(best.walked.model, fitted), held_back_perplexity=best.held_back,
         )  # fmt: skip
+
+
+def _rows_of(task: Task, feeds: Sequence[Feed], some: Set[int]) -> "Rows":
+    """Return the rows of some feeds."""
+    return task.rows.take(sorted(row for index in some for row in feeds[index].order.tolist()))
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A model that was made on the fitted rows, and its perplexity on those held back; NaN without any."""
+    """A model that was made on the fitted rows, and its perplexity on those held back."""
 
     label: str
     walked: Walked
@@ -98,7 +106,7 @@ class _Candidate:
     held_back: float
 
     @classmethod
-    def of(cls, task: Task, effort: Effort, walked: Walked, kept_back: "Rows | None") -> "_Candidate":
+    def of(cls, task: Task, effort: Effort, walked: Walked, held_back: "Rows") -> "_Candidate":
         label = {"full": "blocks refitted in stages", "fast": "least squares matrix by matrix"}[effort]
-        zeros, total = (sum(part) for part in zip(*zeros_of(walked.model, task.architecture), strict=True))
-        return cls(label, walked, zeros / total, mean_perplexity(walked.model, kept_back) if kept_back else math.nan)
+        zeros, total = (sum(part) for part in zip(*zeros_by_layer(walked.model, task.architecture), strict=True))
+        return cls(label, walked, zeros / total, mean_perplexity(walked.model, held_back))

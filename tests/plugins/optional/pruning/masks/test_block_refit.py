@@ -34,9 +34,9 @@ def test_the_error_falls_and_zeros_stay(with_work, monkeypatch, own):
     def check(work):
         least_squares(work)
         masks = {role: m.weight.detach() != 0 for role, m in work.matrices.items()}
-        before = block_error(work, range(work.fitted))
+        before = block_error(work, work.fitting)
         told = refit_block(work, steps=10)
-        after = block_error(work, range(work.fitted))
+        after = block_error(work, work.fitting)
         assert told.fitted_before == pytest.approx(before, rel=1e-4)
         assert told.kept and told.fitted_after == pytest.approx(after, rel=1e-4)
         assert after < 0.95 * before
@@ -78,9 +78,9 @@ def test_the_sensitivity_predicts_small_changes(with_work):
         blocks = sensitivity(work)["up"].blocks(0.0)
         module = work.matrices["up"]
         with torch.no_grad():
-            outputs = [output_of(work.block, work.streams[i], work.calls[i]) for i in range(work.fitted)]
+            outputs = [output_of(work.block, work.streams[i], work.calls[i]) for i in work.fitting]
         square = sum(
-            float((work.dense_outputs[i] - work.streams[i])[work.valid[i]].square().sum()) for i in range(work.fitted)
+            float((work.dense_outputs[i] - work.streams[i])[work.valid[i]].square().sum()) for i in work.fitting
         )
         predicted, measured = [], []
         for row in range(0, 64, 4):
@@ -90,7 +90,7 @@ def test_the_sensitivity_predicts_small_changes(with_work):
                 module.weight[row] += step
                 moved = [
                     (output_of(work.block, work.streams[i], work.calls[i]) - outputs[i])[work.valid[i]].square().sum()
-                    for i in range(work.fitted)
+                    for i in work.fitting
                 ]
                 module.weight[row] = kept
             measured.append(float(sum(moved)) / square)
@@ -109,7 +109,7 @@ def test_stages_reach_the_share_exactly_and_beat_one_cut(with_work, wanted):
         assert is_affordable(work)
         least_squares(work, wanted)
         refit_block(work)
-        one_cut = block_error(work, range(work.fitted))
+        one_cut = block_error(work, work.fitting)
         results = []
         for _ in range(2):
             work.block.load_state_dict(start)
@@ -120,7 +120,7 @@ def test_stages_reach_the_share_exactly_and_beat_one_cut(with_work, wanted):
         assert sum(int((w == 0).sum()) for w in results[0].values()) == round(share * total)
         if isinstance(wanted, Pattern):
             assert all(fits(w != 0, wanted) for w in results[0].values())
-        assert block_error(work, range(work.fitted)) < one_cut
+        assert block_error(work, work.fitting) < one_cut
         for role, weight in results[0].items():
             assert torch.equal(weight, results[1][role])
 

@@ -25,7 +25,7 @@ def stream_error(work) -> float:
             (output_of(work.block, x, call) - y)[valid].square().sum()
             for x, y, call, valid in zip(work.streams, work.dense_outputs, work.calls, work.valid, strict=True)
         ]
-    return float(sum(parts[: work.fitted]))
+    return float(sum(parts[i] for i in work.fitting))
 
 
 def test_the_fit_is_lstsq_with_ridge_rows(setting):
@@ -81,7 +81,7 @@ def test_padding_and_held_back_text_change_nothing_of_the_fit(with_work, monkeyp
         for noise in (0.0, 50.0):
             work.block.load_state_dict(start)
             streams = [
-                x + noise * (~valid)[..., None] + (noise if i >= work.fitted else 0.0)
+                x + noise * (~valid)[..., None] + (noise if i in work.choosing else 0.0)
                 for i, (x, valid) in enumerate(zip(work.streams, work.valid, strict=True))
             ]
             other = dataclasses.replace(work, streams=streams)

@@ -13,12 +13,14 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.scoring import divergence
 from apt.evaluation.texts import rows_from_ids
+from apt.plugins.optional.pruning.block_work import batches_to_hold_back
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 from apt.plugins.optional.pruning.masks.driver import feed, walk
 from apt.plugins.optional.pruning.masks.pattern import fits
-from apt.plugins.optional.pruning.strategies.base import Task
+from apt.plugins.optional.pruning.strategies.base import StreamingStrategy, Task
 from apt.plugins.optional.pruning.strategies.magnitude import linear_weights
-from apt.plugins.optional.pruning.strategies.masked import mean_perplexity, split
+from apt.plugins.optional.pruning.strategies.masked import mean_perplexity
+from apt.plugins.optional.pruning.streamed import prune_streamed
 
 STRATEGIES = {
     "magnitude": "MagnitudeStrategy",
@@ -137,14 +139,15 @@ def test_full_effort_brings_every_block_nearer_than_fast(llama):
     assert divergence(llama, full.model, one.rows).kl.value < divergence(llama, fast.model, one.rows).kl.value
 
 
-def test_full_effort_returns_what_does_best_on_rows_held_back(llama):
+def test_full_effort_returns_what_does_best_on_rows_held_back(llama, monkeypatch):
+    monkeypatch.setattr("apt.plugins.optional.pruning.trace.BATCH_TOKENS", 24 * 4)
     rows = text(rows=24)
     pruned = strategy("reconstruct").prune(task(llama, Goal(ratio=0.6), "full", rows))
     again = strategy("reconstruct").prune(task(llama, Goal(ratio=0.6), "full", rows))
     assert pruned.removed_share == pytest.approx(0.6, abs=1e-3)
     assert len(pruned.trials) == 2 and [t.chosen for t in pruned.trials] == [True, False]
     assert pruned.trials[0].perplexity <= pruned.trials[1].perplexity
-    fitted, held_back = split(rows, 8)
+    fitted, held_back = (rows.take(list(some)) for some in ([*range(16), *range(20, 24)], range(16, 20)))
     assert pruned.held_back_perplexity == pruned.trials[0].perplexity == mean_perplexity(pruned.model, held_back)
     assert pruned.fitted_perplexity == mean_perplexity(pruned.model, fitted)
     assert pruned.trials == again.trials
@@ -191,8 +194,36 @@ def test_text_beyond_the_vocabulary_is_refused(llama):
         strategy("wanda").prune(task(llama, Goal(ratio=0.5), rows=rows))
 
 
-def test_rows_are_held_back_evenly():
-    kept, held_back = split(text(rows=17), 8)
-    assert (len(kept), len(held_back)) == (15, 2)
-    assert torch.equal(held_back.ids, text(rows=17).ids[[7, 15]])
-    assert split(text(rows=7), 8)[1] is None
+def test_batches_are_held_back_evenly():
+    assert batches_to_hold_back(4) == frozenset()
+    assert batches_to_hold_back(8) == frozenset({4})
+    assert batches_to_hold_back(13) == frozenset({4, 12})
+
+
+@pytest.mark.parametrize("effort", ["light", "fast", "full"])
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt", "reconstruct"])
+def test_streamed_is_as_in_memory(llama_dir: Path, tmp_path: Path, monkeypatch, name, effort):
+    monkeypatch.setattr("apt.plugins.optional.pruning.trace.BATCH_TOKENS", 24 * 4)
+    checkpoint, goal, rows = Checkpoint.open(llama_dir), Goal(ratio=0.5), text(rows=24, vocabulary=280)
+    chosen = strategy(name)
+    assert isinstance(chosen, StreamingStrategy)
+    plan = chosen.stream_plan(checkpoint, goal, effort=effort, seed=0, settings={})
+    told = prune_streamed(checkpoint, tmp_path / "out", plan, rows, lambda _writer, streamed: streamed, options={})
+    model = checkpoint.load()
+    feeds = feed(model, checkpoint.architecture, rows)
+    method = chosen.block_method(0.5, effort)
+    held_back = batches_to_hold_back(len(feeds))
+    walked = walk(model, checkpoint.architecture, feeds, method, held_back=held_back)
+    written = Checkpoint.open(tmp_path / "out").load()
+    for (_, one), (_, two) in zip(
+        linear_weights(written, checkpoint.architecture), linear_weights(walked.model, checkpoint.architecture),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(one == 0, two == 0)
+        assert torch.allclose(one, two, atol=1e-4)
+    assert told.removed_share == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["taylor", "unstructured"])
+def test_what_looks_at_the_whole_model_is_not_streamed(name):
+    assert not isinstance(strategy(name), StreamingStrategy)
