@@ -15,9 +15,9 @@ from torch import Tensor
 from apt.plugins.optional.pruning.block_work import BlockWork
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
-from apt.plugins.optional.pruning.masks.fisher import ROW_VALUES, RowBlocks
+from apt.plugins.optional.pruning.masks.fisher import RowBlocks, rows_have_blocks
 from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
-from apt.plugins.optional.pruning.masks.obs import TRACE_INPUTS, Trace, removal_trace, solve_support
+from apt.plugins.optional.pruning.masks.obs import Trace, removal_trace, solve_support
 from apt.plugins.optional.pruning.masks.pattern import Wanted, removals
 from apt.plugins.optional.pruning.masks.refit import DAMP, STEPS, Refitted, refit_block, sensitivity
 
@@ -31,7 +31,7 @@ STAGE_STEPS: Final = 5
 def is_affordable(work: BlockWork) -> bool:
     """Whether all matrices are narrow enough for a Gauss-Newton block of each output row, and for exact traces."""
     shapes = [weight_of(module, work.transposed).shape for module in work.matrices.values()]
-    return all(inputs <= TRACE_INPUTS and outputs * inputs**2 <= ROW_VALUES for outputs, inputs in shapes)
+    return all(rows_have_blocks(outputs, inputs) for outputs, inputs in shapes)
 
 
 def prune_gradually(work: BlockWork, wanted: Wanted, *, steps: int = STEPS) -> Refitted:

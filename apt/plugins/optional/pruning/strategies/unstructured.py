@@ -14,7 +14,7 @@ from apt.plugins.optional.pruning.masks.budgets import removal_counts
 from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
 from apt.plugins.optional.pruning.masks.matrices import weight_of
-from apt.plugins.optional.pruning.masks.obs import TRACE_INPUTS, removal_trace
+from apt.plugins.optional.pruning.masks.obs import removal_trace
 from apt.plugins.optional.pruning.masks.refit import DAMP, refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_in_one_pass, prune_sequentially
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
@@ -97,7 +97,7 @@ def _rises(weight: Tensor, fisher: RowBlocks, steps: int, *, exact: bool) -> Ten
     :param exact: by a trace of Optimal Brain Surgeon, where the matrix is narrow; else each weight alone.
     """
     blocks = fisher.blocks(DAMP)
-    if exact and fisher.own and fisher.inputs <= TRACE_INPUTS:
+    if exact and fisher.own:
         return removal_trace(weight, blocks, steps=steps).rises
     alone = weight.to(blocks).square() * blocks.diagonal(dim1=-2, dim2=-1) * fisher.row_factors()[:, None]
     return alone.sort(dim=1).values[:, :steps]

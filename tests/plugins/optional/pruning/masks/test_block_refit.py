@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from apt.plugins.optional.pruning.goals import Pattern
-from apt.plugins.optional.pruning.masks import gradual, refit
+from apt.plugins.optional.pruning.masks import refit
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
 from apt.plugins.optional.pruning.masks.matrices import output_of
 from apt.plugins.optional.pruning.masks.pattern import fits
@@ -128,5 +128,5 @@ def test_stages_reach_the_share_exactly_and_beat_one_cut(with_work, wanted):
 
 
 def test_wide_blocks_are_not_for_the_stages(with_work, monkeypatch):
-    monkeypatch.setattr(gradual, "TRACE_INPUTS", 32)
+    monkeypatch.setattr("apt.plugins.optional.pruning.masks.fisher.TRACE_INPUTS", 32)
     with_work(lambda work: None if not is_affordable(work) else pytest.fail("down has 64 inputs"))
