@@ -15,11 +15,9 @@ from torch import Tensor
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks.pattern import check_groups
 
-#: Up to so many inputs the greedy trace is affordable: beyond, it takes more than 5 times as long as SparseGPT.
+#: Up to so many inputs greedy traces and exact solutions on a support are affordable: beyond, they take more than 5
+#: times as long as SparseGPT.
 TRACE_INPUTS: Final = 192
-
-#: Up to so many inputs the solution on a support is exact.
-EXACT_INPUTS: Final = 512
 
 #: Floats of all rows' matrices that are worked on at a time.
 _CHUNK_VALUES: Final = 1 << 24

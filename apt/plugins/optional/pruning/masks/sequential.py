@@ -20,7 +20,6 @@ from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.leastsquares import RIDGE, Gram, Problem, problem
 from apt.plugins.optional.pruning.masks.matrices import bias_of, output_of, passing, set_weight, weight_of
 from apt.plugins.optional.pruning.masks.obs import (
-    EXACT_INPUTS,
     TRACE_INPUTS,
     descend_support,
     removal_trace,
@@ -35,8 +34,12 @@ _STAGES: Final = (("q", "k", "v", "qkv"), ("o",), ("gate", "up", "gate_up"), ("d
 #: A stream counts as the sum of its parts up to this relative squared error.
 _SUM_ERROR: Final = 1e-8
 
-#: Steps of conjugate gradients on a support that is too wide for an exact solution.
-_DESCENT_STEPS: Final = 10
+#: Steps of conjugate gradients on a support that is too wide for an exact solution: the error is then within a
+#: hundredth of it on a trained model.
+_DESCENT_STEPS: Final = 20
+
+#: In matrices of up to so many inputs several ridges are tried; in wider ones that would take too long.
+_WEIGHED_INPUTS: Final = 1024
 
 #: Ridges that are weighed on batches held back; the first is that of the mask, and of all where none are.
 RIDGES: Final = (10.0 * RIDGE, RIDGE, 100.0 * RIDGE)
@@ -83,7 +86,7 @@ def prune_sequentially(work: BlockWork, choose: Chooser) -> None:
         parts = zip(roles, torch.split(optimum, edges), strict=True)
         keep = torch.cat([choose(role, best, system.a) for role, best in parts])
         fitted = fit_on_support(system, keep, optimum)
-        if held_back.tokens and len(system.a) <= EXACT_INPUTS:
+        if held_back.tokens and len(system.a) <= _WEIGHED_INPUTS:
             others = [fit_on_support(problem(gram, dense, ridge), keep, optimum) for ridge in RIDGES[1:]]
             fitted = min([fitted, *others], key=lambda weight: _error_on(held_back, weight))
         for role, weight in zip(roles, torch.split(fitted, edges), strict=True):
@@ -113,12 +116,12 @@ def obs_mask(optimum: Tensor, matrix: Tensor, wanted: Wanted) -> Tensor:
 
 
 def fit_on_support(system: Problem, keep: Tensor, start: Tensor) -> Tensor:
-    """Solve every row on its support: exactly up to 512 inputs, else by some steps of conjugate gradients.
+    """Solve every row on its support: exactly up to 192 inputs, else by some steps of conjugate gradients.
 
     :param start: where the descent begins, [rows, inputs]; it is masked first.
     """
     right = system.b.T
-    if len(system.a) <= EXACT_INPUTS:
+    if len(system.a) <= TRACE_INPUTS:
         return solve_support(system.a, right, keep)
     begun = (start * keep).float()
     return descend_support(system.a.float(), right.float(), keep, begun, _DESCENT_STEPS)

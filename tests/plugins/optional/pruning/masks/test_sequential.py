@@ -106,7 +106,6 @@ def test_wide_matrices_are_chosen_and_descended(monkeypatch):
         return float(((weight.float() - dense) @ x.T).square().sum())
 
     monkeypatch.setattr(sequential, "TRACE_INPUTS", 8)
-    monkeypatch.setattr(sequential, "EXACT_INPUTS", 8)
     for wanted in (0.5, Pattern(2, 4)):
         keep = obs_mask(dense.double(), system.a, wanted)
         assert int((~keep).sum()) == 72
