@@ -24,7 +24,7 @@ from apt.plugins.optional.pruning.masks.obs import embedded
 STEPS: Final = 20
 
 #: Weight of the relative distance from the starting weights, beside the relative output error.
-RIDGE: Final = 1e-3
+RIDGE: Final = 1e-2
 
 #: Damping of the Gauss-Newton blocks, relative to their mean diagonal.
 DAMP: Final = 1e-2
