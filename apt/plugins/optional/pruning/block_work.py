@@ -7,7 +7,7 @@ next one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -26,7 +26,8 @@ class BlockWork:
     :param dense_outputs: the dense model's stream after the block (after the last of the dropped layers that follow).
     :param calls: keyword arguments of the block's forward call, one mapping for each batch.
     :param valid: bool [rows, window], false on padding.
-    :param fitted: so many batches are fitted; the others only pass through, to measure.
+    :param fitted: so many batches are for the method; the others only pass through, to measure, and are not looked at.
+    :param held_back: of the fitted batches those that a method does not fit, but chooses by.
     """
 
     index: int
@@ -39,6 +40,26 @@ class BlockWork:
     calls: Sequence[Mapping[str, Any]]
     valid: Sequence[Tensor]
     fitted: int
+    held_back: frozenset[int] = frozenset()
+
+    @property
+    def fitting(self) -> list[int]:
+        """Batches that weights are fitted on."""
+        return [index for index in range(self.fitted) if index not in self.held_back]
+
+    @property
+    def choosing(self) -> list[int]:
+        """Batches that a method chooses by, between fits."""
+        return sorted(self.held_back)
+
+
+#: One of so many batches is held back, when there are enough of them.
+_HELD_BACK_EVERY: Final = 8
+
+
+def batches_to_hold_back(count: int) -> frozenset[int]:
+    """Return which of the fitted batches a method chooses by: one in eight, of fewer than five none."""
+    return frozenset(range(_HELD_BACK_EVERY // 2, count, _HELD_BACK_EVERY))
 
 
 #: What prunes one block in place.

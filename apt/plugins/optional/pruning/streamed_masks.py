@@ -1,13 +1,13 @@
 """Masks, layer by layer from the files: sizes stay, so every tensor keeps its name and shape."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from apt.plugins.optional.pruning.block_work import BlockWork
+from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork, batches_to_hold_back
 from apt.plugins.optional.pruning.drivers import Change, Step
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.layers import CheckpointLayers, matrices_of
@@ -26,14 +26,14 @@ class MaskPlan:
     :param identity: everything else that decides the result, as JSON values.
     """
 
-    prune_block: Callable[[BlockWork], None]
+    prune_block: BlockMethod
     text: str
     identity: Mapping[str, Any]
     smaller = False
 
     @classmethod
     def of(
-        cls, prune_block: Callable[[BlockWork], None], text: str, goal: Goal, *, strategy: str, effort: Effort,
+        cls, prune_block: BlockMethod, text: str, goal: Goal, *, strategy: str, effort: Effort,
         seed: int = 0,
     ) -> "MaskPlan":  # fmt: skip
         """Return the plan of a strategy whose method needs one block at a time."""
@@ -74,9 +74,7 @@ class MaskMethod:
 
     stored = False
 
-    def __init__(
-        self, checkpoint: "Checkpoint", source: CheckpointLayers, prune_block: Callable[[BlockWork], None]
-    ) -> None:
+    def __init__(self, checkpoint: "Checkpoint", source: CheckpointLayers, prune_block: BlockMethod) -> None:
         self.kept = range(source.layers)
         self._checkpoint = checkpoint
         self._source = source
@@ -100,6 +98,7 @@ class MaskMethod:
             calls=step.calls(),
             valid=[batch.valid for batch in step.batches],
             fitted=step.fitted,
+            held_back=batches_to_hold_back(step.fitted),
         )
         self._prune_block(work)
         prefix = architecture.layer_prefix.format(step.layer)

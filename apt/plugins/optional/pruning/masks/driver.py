@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +17,27 @@ from apt.checkpoint.architecture import Architecture
 from apt.console.errors import BadInputError
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.layers import matrices_of
 from apt.plugins.optional.pruning.masks.matrices import output_of
 from apt.plugins.optional.pruning.reconstruct import stream_error
+from apt.plugins.optional.pruning.trace import calibration_batches
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows
-
-#: Tokens of one forward pass.
-BATCH_TOKENS: Final = 2048
-
-#: Roles of the linear matrices, in the order of the forward pass.
-ROLES: Final = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
 
 
 @dataclass(frozen=True)
 class Feed:
     """Some rows on their way into the decoder.
 
+    :param order: int64 [rows], which rows of the text these are.
     :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
     :param valid: bool [rows, window], false on padding.
     :param stream: what the first block receives, [rows, window, hidden].
     :param calls: the other arguments of each block's forward call.
     """
 
+    order: Tensor
     ids: Tensor
     counted: Tensor
     valid: Tensor
@@ -53,11 +51,6 @@ def layers_of(model: Any, architecture: Architecture) -> list[nn.Module]:
     return [model.get_submodule(architecture.layer_prefix.format(i).rstrip(".")) for i in range(count)]
 
 
-def matrices_of(layer: nn.Module, architecture: Architecture) -> dict[str, nn.Module]:
-    """Return role → linear module of one decoder layer, in the order of the forward pass."""
-    return {role: layer.get_submodule(architecture.roles[role]) for role in ROLES if role in architecture.roles}
-
-
 @torch.no_grad()
 def feed(model: Any, architecture: Architecture, rows: "Rows") -> list[Feed]:
     """Run the model once to learn what its blocks are called with.
@@ -68,19 +61,12 @@ def feed(model: Any, architecture: Architecture, rows: "Rows") -> list[Feed]:
     if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
         raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
     layers = layers_of(model, architecture)
-    step = max(1, BATCH_TOKENS // rows.ids.shape[1])
-    # Rows of like length together, so that little is computed for padding.
-    order = rows.lengths.argsort(descending=True, stable=True)
     feeds = []
-    with progress("calibrating", len(order), "rows") as bar:
-        for some in torch.split(order, step):
-            lengths = rows.lengths[some]
-            width = int(lengths.max())
-            ids = rows.ids[some, :width]
-            stream, calls = _calls(model, layers, ids)
-            valid = torch.arange(width)[None] < lengths[:, None]
-            feeds.append(Feed(ids, rows.counted[some, : width - 1], valid, stream, calls))
-            bar.advance(len(some))
+    with progress("calibrating", len(rows), "rows") as bar:
+        for batch in calibration_batches(rows):
+            stream, calls = _calls(model, layers, batch.ids)
+            feeds.append(Feed(batch.order, batch.ids, batch.counted, batch.valid, stream, calls))
+            bar.advance(len(batch.ids))
     return feeds
 
 
@@ -110,7 +96,7 @@ class Walked:
     """What a walk leaves behind.
 
     :param model: the pruned model, a copy.
-    :param errors: the stream's squared error after each block on the fitted feeds, relative to the dense stream.
+    :param errors: the stream's squared error after each block, relative to the dense stream's square.
     """
 
     model: Any
@@ -120,20 +106,19 @@ class Walked:
 def walk(
     model: Any,
     architecture: Architecture,
-    fitted: Sequence[Feed],
+    feeds: Sequence[Feed],
     prune_block: BlockMethod,
-    held_back: Sequence[Feed] = (),
     *,
+    held_back: frozenset[int] = frozenset(),
     what: str = "pruning",
 ) -> Walked:
     """Prune a copy of the model block by block.
 
     :param prune_block: changes the block of a :class:`BlockWork` in place.
-    :param held_back: rows that only pass through, for the method to measure on.
+    :param held_back: see :class:`BlockWork`.
     :param what: for the progress bar.
     """
     pruned = copy.deepcopy(model)
-    feeds = [*fitted, *held_back]
     streams = dense_streams = [f.stream for f in feeds]
     valid = [f.valid for f in feeds]
     errors = []
@@ -145,12 +130,11 @@ def walk(
             prune_block(
                 BlockWork(
                     index, block, matrices_of(block, architecture), architecture.transposed,
-                    streams, dense_streams, dense_outputs, calls, valid, len(fitted),
+                    streams, dense_streams, dense_outputs, calls, valid, len(feeds), held_back,
                 )
             )  # fmt: skip
             streams, dense_streams = _run(block, streams, calls), dense_outputs
-            some = slice(0, len(fitted))
-            errors.append(stream_error(streams[some], dense_streams[some], valid[some]))
+            errors.append(stream_error(streams, dense_streams, valid))
             bar.advance()
     return Walked(pruned, tuple(errors))
 

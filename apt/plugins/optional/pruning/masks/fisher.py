@@ -19,24 +19,31 @@ from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
 from apt.console.progress import progress
-from apt.plugins.optional.pruning.masks.driver import Feed, layers_of, matrices_of
+from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.masks.driver import Feed, layers_of
 from apt.plugins.optional.pruning.masks.matrices import output_of, passing
+from apt.plugins.optional.pruning.masks.obs import TRACE_INPUTS
 
-#: Up to so many floats the rows of a matrix have blocks of their own; wider matrices share one.
+#: Up to so many floats the rows of a matrix have blocks of their own.
 ROW_VALUES: Final = 1 << 25
 
 #: Floats of products of inputs that are worked on at a time.
 _CHUNK_VALUES: Final = 1 << 23
 
 
+def rows_have_blocks(outputs: int, inputs: int) -> bool:
+    """Whether a matrix is narrow enough for a block of each output row: to sum up, to hold, and to trace."""
+    return inputs <= TRACE_INPUTS and outputs * inputs**2 <= ROW_VALUES
+
+
 class RowBlocks:
     """Sums of one matrix: a block [inputs, inputs] for each output row, or one for all and a factor for each row.
 
-    :param own: whether rows have blocks of their own; when absent, as far as they take 32 million floats.
+    :param own: whether rows have blocks of their own; by :func:`rows_have_blocks` when absent.
     """
 
     def __init__(self, outputs: int, inputs: int, *, own: bool | None = None) -> None:
-        self.own = outputs * inputs * inputs <= ROW_VALUES if own is None else own
+        self.own = rows_have_blocks(outputs, inputs) if own is None else own
         self.inputs = inputs
         upper = torch.triu_indices(inputs, inputs)
         self._upper = (upper[0], upper[1])

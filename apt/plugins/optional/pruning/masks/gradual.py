@@ -2,9 +2,8 @@
 
 At each stage every weight's cost is its rise of the *block's* output error by Optimal Brain Surgeon on Gauss-Newton
 blocks of that error (:func:`~.refit.sensitivity`), measured at the weights as they are then. The cheapest of all
-matrices together go, up to the stage's share; what is left of the rows is solved again on the same model, and the
-block is refitted. So a block decides itself which of its matrices can spare most, and no stage goes far from what it
-measured.
+matrices together go, up to the stage's share; what is left of the rows is solved again on the same model, and the block
+is refitted. So a block itself decides which of its matrices can spare most, and no stage strays from what it measured.
 """
 
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from torch import Tensor
 from apt.plugins.optional.pruning.block_work import BlockWork
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
-from apt.plugins.optional.pruning.masks.fisher import ROW_VALUES, RowBlocks
+from apt.plugins.optional.pruning.masks.fisher import RowBlocks, rows_have_blocks
 from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
-from apt.plugins.optional.pruning.masks.obs import EXACT_INPUTS, Trace, removal_trace, solve_support
+from apt.plugins.optional.pruning.masks.obs import Trace, removal_trace, solve_support
 from apt.plugins.optional.pruning.masks.pattern import Wanted, removals
 from apt.plugins.optional.pruning.masks.refit import DAMP, STEPS, Refitted, refit_block, sensitivity
 
@@ -32,7 +31,7 @@ STAGE_STEPS: Final = 5
 def is_affordable(work: BlockWork) -> bool:
     """Whether all matrices are narrow enough for a Gauss-Newton block of each output row, and for exact traces."""
     shapes = [weight_of(module, work.transposed).shape for module in work.matrices.values()]
-    return all(inputs <= EXACT_INPUTS and outputs * inputs**2 <= ROW_VALUES for outputs, inputs in shapes)
+    return all(rows_have_blocks(outputs, inputs) for outputs, inputs in shapes)
 
 
 def prune_gradually(work: BlockWork, wanted: Wanted, *, steps: int = STEPS) -> Refitted:

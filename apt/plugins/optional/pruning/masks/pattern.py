@@ -41,10 +41,9 @@ def keep_of_matrix(scores: Tensor, wanted: Wanted) -> Tensor:
     """Keep the highest scores of the whole matrix, or of every group."""
     if isinstance(wanted, Pattern):
         return keep_of_groups(scores, wanted)
-    keep = torch.ones_like(scores, dtype=torch.bool)
-    gone = scores.flatten().argsort(stable=True)[: removals(wanted, tuple(scores.shape))]
-    keep.view(-1)[gone] = False
-    return keep
+    keep = torch.ones(scores.numel(), dtype=torch.bool)
+    keep[scores.flatten().argsort(stable=True)[: removals(wanted, tuple(scores.shape))]] = False
+    return keep.view(scores.shape)
 
 
 def keep_of_rows(scores: Tensor, wanted: Wanted) -> Tensor:

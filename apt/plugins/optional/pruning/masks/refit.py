@@ -24,7 +24,7 @@ from apt.plugins.optional.pruning.masks.obs import embedded
 STEPS: Final = 20
 
 #: Weight of the relative distance from the starting weights, beside the relative output error.
-RIDGE: Final = 1e-3
+RIDGE: Final = 1e-2
 
 #: Damping of the Gauss-Newton blocks, relative to their mean diagonal.
 DAMP: Final = 1e-2
@@ -51,12 +51,12 @@ def sensitivity(work: BlockWork) -> dict[str, RowBlocks]:
     The error is relative to what the dense block adds to the stream.
     """
     generator = torch.Generator().manual_seed(0)
-    scale = math.sqrt(1.0 / _square(work, range(work.fitted)))
+    scale = math.sqrt(1.0 / _square(work, work.fitting))
     found = {}
     for role, module in work.matrices.items():
         outputs, inputs = weight_of(module, work.transposed).shape
         found[role] = RowBlocks(outputs, inputs)
-    for index in range(work.fitted):
+    for index in work.fitting:
         stream, valid = work.streams[index], work.valid[index]
         signs = torch.randint(0, 2, stream.shape, generator=generator).to(stream.dtype) * 2.0 - 1.0
         probe = signs * scale * valid[..., None]
@@ -75,8 +75,7 @@ def refit_block(
 
     :param curvature: of :func:`sensitivity` at this very block; measured when absent.
     """
-    held_back = range(work.fitted, len(work.streams))
-    held_before = _error(work, held_back)
+    held_before = _error(work, work.choosing)
     problem = _Objective(work, curvature or sensitivity(work), ridge)
     with torch.enable_grad():
         before = problem()
@@ -84,7 +83,7 @@ def refit_block(
         problem.minimise(steps)
         after = problem()
         fitted_after = problem.error
-    held_after = _error(work, held_back)
+    held_after = _error(work, work.choosing)
     kept = after <= before and not held_after > held_before
     if not kept:  # also when it is not a number
         problem.reset()
@@ -116,11 +115,15 @@ class _Objective:
         self.work = work
         self.ridge = ridge
         self.error = math.nan
-        self._square = _square(work, range(work.fitted))
+        self._square = _square(work, work.fitting)
         matrices = [_Matrix(m.weight, work.transposed, curvature[role]) for role, m in work.matrices.items()]
         taken = {id(part.parameter) for part in matrices}
         others = [_Vector(p) for p in work.block.parameters() if id(p) not in taken]
         self.parts: list[_Matrix | _Vector] = [*matrices, *others]
+        # Layers that were read from files ask for no gradients.
+        self._asked = [part.parameter.requires_grad for part in self.parts]
+        for part in self.parts:
+            part.parameter.requires_grad_()
         values = sum(part.z.numel() for part in self.parts)
         self._history = max(3, min(_HISTORY, _HISTORY_VALUES // (2 * values)))
 
@@ -131,7 +134,7 @@ class _Objective:
             part.place()
             part.parameter.grad = None
         self.error = 0.0
-        for index in range(work.fitted):
+        for index in work.fitting:
             output = output_of(work.block, work.streams[index], work.calls[index])
             error = (output - work.dense_outputs[index])[work.valid[index]].square().sum() / self._square
             error.backward()  # type: ignore[no-untyped-call]  # torch stubs
@@ -154,8 +157,9 @@ class _Objective:
 
     def forget(self) -> None:
         """Leave no gradients behind."""
-        for part in self.parts:
+        for part, asked in zip(self.parts, self._asked, strict=True):
             part.parameter.grad = None
+            part.parameter.requires_grad_(asked)
 
 
 class _Vector:

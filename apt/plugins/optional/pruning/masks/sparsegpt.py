@@ -72,10 +72,10 @@ def _prune_columns(part: Tensor, corner: Tensor, wanted: Wanted, count: int) -> 
     """Prune one block in place; return the scaled errors [outputs, columns] that the columns beyond it take over."""
     errors = torch.zeros_like(part)
     diagonal = corner.diagonal()
-    keep = torch.ones_like(part, dtype=torch.bool)
+    flat = torch.ones(part.numel(), dtype=torch.bool)
     if not isinstance(wanted, Pattern):
-        gone = (part / diagonal).square().flatten().argsort(stable=True)[:count]
-        keep.view(-1)[gone] = False
+        flat[(part / diagonal).square().flatten().argsort(stable=True)[:count]] = False
+    keep = flat.view(part.shape)
     for column in range(part.shape[1]):
         if isinstance(wanted, Pattern) and column % wanted.group == 0:
             group = slice(column, column + wanted.group)

@@ -1,7 +1,8 @@
 """What the strategies that only set weights to zero have in common: goals, previews, the count of what is gone."""
 
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,8 @@ from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.scoring import score_rows
 from apt.plugins.optional.pruning.block_work import BlockMethod
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.masks.driver import ROLES, feed, layers_of, matrices_of, walk
+from apt.plugins.optional.pruning.layers import LINEAR_ROLES, matrices_of
+from apt.plugins.optional.pruning.masks.driver import feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, Pruned, Task
@@ -20,13 +22,11 @@ from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanP
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
+    from apt.plugins.optional.pruning.streamed_masks import MaskPlan
 
 
 class MaskStrategy:
-    """A strategy that works block by block with one :data:`~..block_work.BlockMethod`; see :class:`~.base.Strategy`.
-
-    Subclasses give :meth:`block_method`; those that look at the whole model first override :meth:`prune`.
-    """
+    """A strategy that takes a ratio or a pattern and leaves all sizes as they are; see :class:`~.base.Strategy`."""
 
     #: The component's name.
     name: ClassVar[str]
@@ -40,14 +40,27 @@ class MaskStrategy:
         wanted = wanted_of(goal, self.name)
         if isinstance(wanted, Pattern):
             for name, tensor in checkpoint.tensors.items():
-                if architecture.role_of(name) in ROLES and len(tensor.shape) == 2:
+                if architecture.role_of(name) in LINEAR_ROLES and len(tensor.shape) == 2:
                     check_groups(wanted, tensor.shape[0 if architecture.transposed else 1])
         share = wanted.share if isinstance(wanted, Pattern) else wanted
         return [PlanPreview(self.plan, share, checkpoint.parameters, checkpoint.size_bytes)]
 
+
+class BlockStrategy(MaskStrategy, ABC):
+    """A mask strategy that needs one block at a time: in memory, or streamed from the files."""
+
+    @abstractmethod
     def block_method(self, wanted: Wanted, effort: Effort) -> BlockMethod:
         """Return what prunes one block in work; the same for a model in memory and one that is streamed."""
-        raise NotImplementedError
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> "MaskPlan":
+        """Return the plan of the same method layer by layer."""
+        from apt.plugins.optional.pruning.streamed_masks import MaskPlan
+
+        method = self.block_method(wanted_of(goal, self.name), effort)
+        return MaskPlan.of(method, self.plan, goal, strategy=self.name, effort=effort, seed=seed)
 
     def prune(self, task: Task) -> Pruned:
         """Zero the weights of a copy, block by block."""
@@ -86,7 +99,7 @@ def solvable() -> Iterator[None]:
         raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
 
 
-def zeros_of(model: Any, architecture: Architecture) -> list[tuple[int, int]]:
+def zeros_by_layer(model: Any, architecture: Architecture) -> list[tuple[int, int]]:
     """Return for each layer how many weights of its linear matrices are zero, and how many there are."""
     counts = []
     for layer in layers_of(model, architecture):
@@ -97,7 +110,7 @@ def zeros_of(model: Any, architecture: Architecture) -> list[tuple[int, int]]:
 
 def outcome(task: Task, model: Any, plan: str, errors: tuple[float, ...] | None = None, **more: Any) -> Pruned:
     """Count the zeros and tell."""
-    counts = zeros_of(model, task.architecture)
+    counts = zeros_by_layer(model, task.architecture)
     dimensions = task.architecture.dimensions(model.config.to_dict())
     sizes = (dimensions.heads,) * 2 + (dimensions.kv_heads,) * 2 + (dimensions.ff,) * 2
     cuts = tuple(
@@ -113,11 +126,3 @@ def mean_perplexity(model: Any, rows: "Rows") -> float:
     scores = score_rows(model, rows)
     mean = float(scores.nll.sum() / scores.tokens.sum())
     return math.exp(mean) if mean < 700.0 else math.inf
-
-
-def split(rows: "Rows", every: int) -> "tuple[Rows, Rows | None]":
-    """Hold back every so many-th row; none of fewer than ``every``."""
-    held_back = list(range(every - 1, len(rows), every))
-    if not held_back:
-        return rows, None
-    return rows.take([i for i in range(len(rows)) if i % every != every - 1]), rows.take(held_back)

@@ -1,46 +1,42 @@
 """Reconstruct: masks with everything that is left fitted to the dense model again, block by block, without training."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.leastsquares import RIDGE
-from apt.plugins.optional.pruning.masks.driver import Walked, feed, walk
+from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork, batches_to_hold_back
+from apt.plugins.optional.pruning.masks.driver import Feed, Walked, feed, walk
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
 from apt.plugins.optional.pruning.masks.pattern import Wanted
 from apt.plugins.optional.pruning.masks.refit import refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_sequentially
 from apt.plugins.optional.pruning.strategies.base import Effort, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import (
-    MaskStrategy,
+    BlockStrategy,
     mean_perplexity,
     outcome,
     solvable,
-    split,
     wanted_of,
-    zeros_of,
+    zeros_by_layer,
 )
 from apt.plugins.optional.pruning.strategies.wanda import WandaStrategy
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows
 
-#: One of so many calibration rows is held back to measure on.
-HELD_BACK: Final = 8
 
-#: Ridges that are weighed on the rows held back.
-RIDGES: Final = (RIDGE, 10.0 * RIDGE)
+#: Efforts that are weighed against one another, the cheaper ones first.
+_EFFORTS: Final[tuple[Effort, ...]] = ("fast", "full")
 
 
-class ReconstructStrategy(MaskStrategy):
+class ReconstructStrategy(BlockStrategy):
     """The methods of this project, by effort.
 
     - ``light``: Wanda's mask, nothing updated.
     - ``fast``: matrix after matrix, the mask by Optimal Brain Surgeon on the pruned model's inputs, then least squares
-      on the support against what the dense model does there. Wide matrices are chosen by one SparseGPT visit and
-      descended by conjugate gradients. The ridge is chosen on calibration rows that are held back.
+      on the support against what the dense model does there, with a ridge that is chosen on calibration rows held
+      back. Wide matrices are chosen by one SparseGPT visit and descended by conjugate gradients.
     - ``full``: block after block, masks in stages by the rise of the block's output error, the whole block refitted
       after each; wide blocks: the fast method and one refit. A block's refit is taken back when the error on the
       rows held back rises, and the fast result is returned where it does better on them.
@@ -49,13 +45,13 @@ class ReconstructStrategy(MaskStrategy):
     name = "reconstruct"
     plan = "weights set to zero, the others fitted to the dense model again"
 
-    def block_method(self, wanted: Wanted, effort: Effort, ridge: float = RIDGE) -> BlockMethod:
+    def block_method(self, wanted: Wanted, effort: Effort) -> BlockMethod:
         """Return the method of an effort."""
         if effort == "light":
             return WandaStrategy().block_method(wanted, effort)
 
         def fast(work: BlockWork) -> None:
-            prune_sequentially(work, lambda _role, best, matrix: obs_mask(best, matrix, wanted), ridge=ridge)
+            prune_sequentially(work, lambda _role, best, matrix: obs_mask(best, matrix, wanted))
 
         def full(work: BlockWork) -> None:
             if is_affordable(work):
@@ -67,34 +63,37 @@ class ReconstructStrategy(MaskStrategy):
         return full if effort == "full" else fast
 
     def prune(self, task: Task) -> Pruned:
-        """Prune, and choose between ridges and methods on rows that were held back."""
+        """Prune, hold some rows back to measure on, and with full effort return what does best on them."""
         task.architecture.check_uniform("pruning")
         wanted = wanted_of(task.goal, self.name)
         if task.effort == "light":
             return super().prune(task)
-        rows, kept_back = split(task.rows, HELD_BACK)
+        feeds = feed(task.model, task.architecture, task.rows)
+        held_back = batches_to_hold_back(len(feeds))
+        if not held_back:  # too little text to choose by
+            return super().prune(task)
+        tried: list[_Candidate] = []
         with solvable():
-            if kept_back is None:
-                feeds = feed(task.model, task.architecture, rows)
-                walked = walk(task.model, task.architecture, feeds, self.block_method(wanted, task.effort))
-                return outcome(task, walked.model, self.plan, walked.errors)
-            choice = _Choice(task, rows, kept_back)
-            ridge = choice.of_ridges(lambda ridge: self.block_method(wanted, "fast", ridge))
-            method = self.block_method(wanted, task.effort, ridge)
-            if task.effort == "full":
-                choice.weigh("blocks refitted", method)
-            best = choice.best
-            trials = tuple(PlanTrial(c.label, (), c.share, c.perplexity, c is best) for c in choice.ranked)
-            told: dict[str, Any] = {"trials": trials, "held_back_perplexity": best.perplexity}
-            if task.effort == "fast":  # cheap enough to be done again with all rows
-                feeds = feed(task.model, task.architecture, task.rows)
-                walked = walk(task.model, task.architecture, feeds, method)
-                return outcome(
-                    task, walked.model, self.plan, walked.errors,
-                    fitted_perplexity=mean_perplexity(walked.model, task.rows), **told,
-                )  # fmt: skip
-            fit = mean_perplexity(best.walked.model, rows)
-            return outcome(task, best.walked.model, self.plan, best.walked.errors, fitted_perplexity=fit, **told)
+            for effort in _EFFORTS[: _EFFORTS.index(task.effort) + 1]:
+                method = self.block_method(wanted, effort)
+                walked = walk(
+                    task.model, task.architecture, feeds, method, held_back=held_back, what=f"pruning ({effort})"
+                )
+                tried.insert(0, _Candidate.of(task, effort, walked, _rows_of(task, feeds, held_back)))
+        # A perplexity that is not a number comes last; of equals the more thorough comes first.
+        ranked = sorted(tried, key=lambda c: math.inf if math.isnan(c.held_back) else c.held_back)
+        best = ranked[0]
+        fitted = _rows_of(task, feeds, set(range(len(feeds))) - held_back)
+        return outcome(
+            task, best.walked.model, self.plan, best.walked.errors,
+            trials=tuple(PlanTrial(c.label, (), c.share, c.held_back, c is best) for c in ranked),
+            fitted_perplexity=mean_perplexity(best.walked.model, fitted), held_back_perplexity=best.held_back,
+        )  # fmt: skip
+
+
+def _rows_of(task: Task, feeds: Sequence[Feed], some: Set[int]) -> "Rows":
+    """Return the rows of some feeds."""
+    return task.rows.take(sorted(row for index in some for row in feeds[index].order.tolist()))
 
 
 @dataclass(frozen=True)
@@ -104,38 +103,10 @@ class _Candidate:
     label: str
     walked: Walked
     share: float
-    perplexity: float
+    held_back: float
 
-
-class _Choice:
-    """Weighs methods: each is fitted on some rows and measured on others."""
-
-    def __init__(self, task: Task, rows: "Rows", kept_back: "Rows") -> None:
-        self._task = task
-        self._kept_back = kept_back
-        self._fitted = feed(task.model, task.architecture, rows)
-        self._held_back = feed(task.model, task.architecture, kept_back)
-        self.ranked: list[_Candidate] = []
-
-    @property
-    def best(self) -> _Candidate:
-        """The candidate of least perplexity on the rows held back."""
-        return self.ranked[0]
-
-    def weigh(self, label: str, method: BlockMethod) -> float:
-        """Make and measure a candidate; of the models only the best one's is kept."""
-        task = self._task
-        walked = walk(task.model, task.architecture, self._fitted, method, self._held_back)
-        perplexity = mean_perplexity(walked.model, self._kept_back)
-        zeros, total = (sum(part) for part in zip(*zeros_of(walked.model, task.architecture), strict=True))
-        self.ranked.append(_Candidate(label, walked, zeros / total, perplexity))
-        # A perplexity that is not a number comes last.
-        self.ranked.sort(key=lambda c: c.perplexity if math.isfinite(c.perplexity) else math.inf)
-        for place, candidate in enumerate(self.ranked[1:], 1):
-            self.ranked[place] = replace(candidate, walked=replace(candidate.walked, model=None))
-        return perplexity
-
-    def of_ridges(self, method: Callable[[float], BlockMethod]) -> float:
-        """Return the better ridge."""
-        found = {ridge: self.weigh(f"least squares, ridge {ridge:g}", method(ridge)) for ridge in RIDGES}
-        return min(RIDGES, key=lambda ridge: found[ridge] if math.isfinite(found[ridge]) else math.inf)
+    @classmethod
+    def of(cls, task: Task, effort: Effort, walked: Walked, held_back: "Rows") -> "_Candidate":
+        label = {"full": "blocks refitted in stages", "fast": "least squares matrix by matrix"}[effort]
+        zeros, total = (sum(part) for part in zip(*zeros_by_layer(walked.model, task.architecture), strict=True))
+        return cls(label, walked, zeros / total, mean_perplexity(walked.model, held_back))

@@ -2,23 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.goals import Goal, Pattern
+from apt.plugins.optional.pruning.layers import matrices_of
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
-from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, matrices_of, walk
+from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
 from apt.plugins.optional.pruning.masks.matrices import weight_of
-from apt.plugins.optional.pruning.masks.obs import EXACT_INPUTS, removal_trace
-from apt.plugins.optional.pruning.masks.pattern import keep_of_rows
+from apt.plugins.optional.pruning.masks.obs import removal_trace
 from apt.plugins.optional.pruning.masks.refit import DAMP, refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_in_one_pass, prune_sequentially
-from apt.plugins.optional.pruning.masks.wanda import wanda_scores
-from apt.plugins.optional.pruning.strategies.base import Effort, Pruned, Task
+from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
+from apt.plugins.optional.pruning.strategies.base import Effort, PlanPreview, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, solvable, wanted_of
+
+if TYPE_CHECKING:
+    from apt.checkpoint.reader import Checkpoint
 
 #: Share that each matrix is to lose, by layer and role.
 Budgets = Mapping[tuple[int, str], float]
@@ -31,27 +35,38 @@ class UnstructuredStrategy(MaskStrategy):
     """Budgets by one threshold on the measured rise of the loss, then masks and least squares within them.
 
     The rise is that of Optimal Brain Surgeon on the Fisher information of each output row (Kurtic et al., 2022), summed
-    token by token on the dense model; all rows of all matrices are cut at the same rise. ``light`` chooses within the
-    budgets as Wanda does, ``fast`` as ``reconstruct`` does, ``full`` refits every block besides.
+    token by token on the dense model; all rows of all matrices are cut at the same rise. ``light`` prices each
+    weight alone and visits a matrix once, as SparseGPT does; ``fast`` prunes within the budgets as ``reconstruct``
+    does, ``full`` refits every block besides.
     """
 
     name = "unstructured"
     plan = "each matrix gives what the loss can spare, the others are fitted again"
 
+    def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
+        """Return the one plan; see :class:`~.base.Strategy`."""
+        _ratio_of(goal)
+        return super().preview(checkpoint, goal)
+
     def prune(self, task: Task) -> Pruned:
         """Measure, share out, and prune block by block."""
         task.architecture.check_uniform("pruning")
-        ratio = wanted_of(task.goal, self.name)
-        if not isinstance(ratio, float):
-            raise UnsupportedError(
-                f"the strategy unstructured cannot give {task.goal}: a pattern leaves no budgets to share out",
-                hint="it takes --ratio; magnitude, wanda, sparsegpt, taylor and reconstruct take patterns",
-            )
+        ratio = _ratio_of(task.goal)
         feeds = feed(task.model, task.architecture, task.rows)
         with solvable():
             method = _method(budgets(task, feeds, ratio), task.effort)
             walked = walk(task.model, task.architecture, feeds, method)
         return outcome(task, walked.model, self.plan, walked.errors)
+
+
+def _ratio_of(goal: Goal) -> float:
+    wanted = wanted_of(goal, UnstructuredStrategy.name)
+    if isinstance(wanted, Pattern):
+        raise UnsupportedError(
+            f"the strategy unstructured cannot give {goal}: a pattern leaves no budgets to share out",
+            hint="it takes --ratio; magnitude, wanda, sparsegpt, taylor and reconstruct take patterns",
+        )
+    return wanted
 
 
 def budgets(task: Task, feeds: Sequence[Feed], ratio: float) -> Budgets:
@@ -82,7 +97,7 @@ def _rises(weight: Tensor, fisher: RowBlocks, steps: int, *, exact: bool) -> Ten
     :param exact: by a trace of Optimal Brain Surgeon, where the matrix is narrow; else each weight alone.
     """
     blocks = fisher.blocks(DAMP)
-    if exact and fisher.own and fisher.inputs <= EXACT_INPUTS:
+    if exact and fisher.own:
         return removal_trace(weight, blocks, steps=steps).rises
     alone = weight.to(blocks).square() * blocks.diagonal(dim1=-2, dim2=-1) * fisher.row_factors()[:, None]
     return alone.sort(dim=1).values[:, :steps]
@@ -92,10 +107,7 @@ def _method(shares: Budgets, effort: Effort) -> BlockMethod:
     """Return what prunes a block within its budgets."""
 
     def light(work: BlockWork) -> None:
-        prune_in_one_pass(
-            work,
-            lambda role, w, gram: w * keep_of_rows(wanda_scores(w, gram.diagonal()), shares[work.index, role]),
-        )
+        prune_in_one_pass(work, lambda role, weight, gram: sparsegpt(weight, gram, shares[work.index, role]))
 
     def fast(work: BlockWork) -> None:
         prune_sequentially(work, lambda role, best, matrix: obs_mask(best, matrix, shares[work.index, role]))
