@@ -69,9 +69,9 @@ def empty(model: Any) -> None:
 
 def fill(model: Any, sharded: Any) -> None:
     """Give an emptied model the parameters of its sharded stand-in; every process has to call it."""
-    gathered = dict(sharded.named_parameters())
+    parts = sharded.state_dict()  # and not the parameters, which may be as the last forward pass left them
     for name, parameter in model.named_parameters():
-        parameter.data = whole(gathered[name]).to(parameter.device)
+        parameter.data = whole(parts[name]).to(parameter.device)
     for mine, theirs in zip(model.buffers(), sharded.buffers(), strict=True):
         mine.copy_(theirs)
 
@@ -126,13 +126,13 @@ class WholeState:
 
 def _take_parts(module: Any, state: dict[str, Any], *rest: Any) -> None:
     """Before whole tensors are loaded, take this process's part of each."""
-    own = dict(module.named_parameters(remove_duplicate=False))
+    own = module.state_dict()  # and not the parameters, which may be as the last forward pass left them
     for name in state.keys() & own.keys():
         state[name] = _part_of(state[name], own[name])
 
 
 def _part_of(tensor: Tensor, parameter: Any) -> Tensor:
-    """Return this process's part of a whole tensor that is sharded as a parameter is; others as they are."""
+    """Return a whole tensor as it is sharded where a parameter is; as it is where it has another shape (a counter)."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(tensor, DTensor) or not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
