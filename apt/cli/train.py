@@ -70,7 +70,7 @@ def train(
 
     \b
     Exit codes: 0 trained, 1 a guard stopped the run, 2 a fault in the config or the call, 3 no such model or text,
-    4 corrupted files, 5 not supported (another tokenizer's teacher, fsdp2 without a GPU), 6 a library is missing,
+    4 corrupted files, 5 not supported (another tokenizer's teacher, fsdp2 in one process), 6 a library is missing,
     7 the output exists, 8 it cannot be written.
     """  # fmt: skip
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts one process after another of the same call

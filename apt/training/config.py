@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 Sharding = Literal["none", "fsdp2"]
 OnFault = Literal["stop", "skip"]
 WandbMode = Literal["online", "offline", "disabled"]
+
+#: Optimizers that are tested on sharded parameters.
+_SHARDED_OPTIMIZERS: Final = ("adamw", "muon")
 
 
 class _Settings(BaseModel):
@@ -96,7 +99,7 @@ class TrainSection(_Settings):
     )
     compile: bool = Field(default=False, description="Run the model's body through torch.compile.")
     sharding: Sharding = Field(
-        default="none", description="fsdp2 shards parameters over the processes (CUDA only); none repeats them (DDP)."
+        default="none", description="fsdp2 shards parameters over the processes of torchrun; none repeats them (DDP)."
     )
 
 
@@ -178,6 +181,12 @@ def _contradictions(config: TrainConfig) -> Iterator[tuple[Location, str]]:
         # A rollout runs the model outside of the module's forward pass, where embedding and head are not whole, and in
         # each process as many times as its own rows need, while gathering layers takes all of them.
         yield ("train", "sharding"), "a model that is sharded cannot write rows (rollout); use none"
+    if train.sharding == "fsdp2" and train.compile:
+        yield ("train", "sharding"), "a model that is sharded is not compiled; use none, or compile: false"
+    if train.sharding == "fsdp2" and train.optimizer.name not in _SHARDED_OPTIMIZERS:
+        # Adafactor's means over rows and columns are none over parts; of foreign ones it is not known.
+        known, name = " and ".join(_SHARDED_OPTIMIZERS), train.optimizer.name
+        yield ("train", "sharding"), f"{known} can step parameters that are sharded, {name} cannot; use none"
     for place, _, section in placed_sections(config):
         try:
             found = list(section.contradictions(config))

@@ -1,5 +1,7 @@
 """What a run is judged by: cross-entropy on rows that are not trained on, whatever the loss that is trained."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,13 +25,24 @@ def score(model: Any, batch: Batch) -> Tensor:
 
 
 def score_source(
-    model: Any, source: RowSource, *, batch_rows: int, device: torch.device, process: int = 0, processes: int = 1
-) -> Tensor:
-    """Return :func:`score` of this process's share of the rows, zero elsewhere; the shares add up to all rows."""
+    model: Any, source: RowSource, *, batch_rows: int, device: torch.device, process: int = 0, processes: int = 1,
+    by: Callable[[Any, Batch], Tensor] = score,
+) -> Tensor:  # fmt: skip
+    """Return :func:`score` of this process's share of the rows, zero elsewhere; the shares add up to all rows.
+
+    Every process runs the model equally often, because gathering a sharded one takes all of them: who has no batch left
+    runs one again while the others run theirs.
+
+    :param by: what scores a batch; :func:`score`, or what calls it from within a module that is sharded.
+    """
     sums = torch.zeros(len(source), 2, dtype=torch.float64)
     batches = [range(b, min(b + batch_rows, len(source))) for b in range(0, len(source), batch_rows)]
-    for indices in batches[process::processes]:
-        sums[list(indices)] = score(model, on_device(batch_of(source, indices), device)).cpu()
+    share = batches[process::processes] or batches[:1]
+    rounds = math.ceil(len(batches) / processes)
+    for indices in share + share[-1:] * (rounds - len(share)):
+        scored = by(model, on_device(batch_of(source, indices), device)).cpu()
+        if process < len(batches):
+            sums[list(indices)] = scored
     return sums
 
 

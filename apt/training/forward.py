@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from apt.training.attention import attention_of
 from apt.training.contract import Batch, counted
@@ -58,6 +58,13 @@ def base_of(model: Any) -> Any:
     """Return the body of a causal language model, also where adapters are around it."""
     stock = model.get_base_model() if hasattr(model, "get_base_model") else model
     return stock.base_model
+
+
+def layers_of(model: Any) -> nn.ModuleList | None:
+    """Return a causal language model's decoder layers; ``None`` where they are not found."""
+    n_layers = model.config.get_text_config().num_hidden_layers
+    lists = (module for module in base_of(model).modules() if isinstance(module, nn.ModuleList))
+    return next((layers for layers in lists if len(layers) == n_layers), None)
 
 
 @contextmanager

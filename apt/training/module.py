@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from apt.training.contract import Batch, Loss, LossOut
+from apt.training.evaluation import score
+from apt.training.sharding import whole
 
 
 class LossModule(nn.Module):
     """What is trained: the model, and the parameters that the loss has of its own.
 
-    One forward pass is the whole loss of a micro-batch, so that what wraps a module (DDP) sees every pass begin and
-    end, whatever parts of the model a loss runs.
+    One forward pass is the whole loss of a micro-batch, so that what is around a module (DDP, FSDP2) sees every pass
+    begin and end, whatever parts of the model a loss runs.
     """
 
     #: Read by Trainer when a saved state lacks a key, as ours do of all that is not trained.
@@ -41,18 +43,22 @@ class LossModule(nn.Module):
             prepared: Batch = prepare(self.model, batch, rng=rng, step=step)
         return prepared
 
-    def trained_state(self) -> dict[str, Tensor]:
+    def score(self, batch: Batch) -> Tensor:
+        """Return the batch's :func:`~apt.training.evaluation.score`, whatever the loss."""
+        return score(self.model, batch)
+
+    def trained_state(self, *, keep: bool = True) -> dict[str, Tensor]:
         """Return what a run changes: parameters that are trained, and buffers that are saved; each tensor once.
 
-        Where parameters are sharded over processes, all have to call it.
+        Where parameters are sharded over processes, all have to call it; those that do not ``keep`` get nothing.
         """
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         state = self.state_dict()
-        return {n: _whole(t) for n, t in state.items() if n in kept or n not in parameters}
-
-
-def _whole(tensor: Any) -> Tensor:
-    """A tensor in one piece, gathered where it is sharded."""
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return whole.contiguous()
+        found: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            if name in kept or name not in parameters:
+                gathered = whole(tensor)
+                if keep:
+                    found[name] = gathered.contiguous()
+        return found

@@ -9,7 +9,7 @@ from apt.console.errors import BadInputError, UnsupportedError
 from apt.registry import Registry
 from apt.training.components import needed_by, sections_of
 from apt.training.config import TrainConfig
-from apt.training.parallel import refuse_sharding
+from apt.training.sharding import refuse_sharding
 from apt.training.tracking.choice import check_tracking
 
 #: Resources that are made of weights; data that need none of them are read before any weight is.

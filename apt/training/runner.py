@@ -29,12 +29,13 @@ from apt.training.forward import base_of
 from apt.training.guards import StepGuard
 from apt.training.module import LossModule
 from apt.training.opening import check_possible
-from apt.training.parallel import on_first, processes, sharding_arguments
+from apt.training.parallel import on_first, processes
 from apt.training.precision import autocast_dtype
 from apt.training.record import run_record
 from apt.training.result import TrainResult, curve_of
 from apt.training.run_directory import alone_in, claim, told_when_full, write_record
 from apt.training.saved_states import history_of, last_whole
+from apt.training.sharding import WholeState, empty, fill, shard, stand_in, whole_states
 from apt.training.tracking.choice import tracked
 from apt.training.trainer import EVAL_METRIC, ContractTrainer
 
@@ -49,10 +50,18 @@ class _Parts:
     """What a run is made of, once it is built."""
 
     module: LossModule
+    trained: Model
     tuning: Tuning
     loader: BatchLoader
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    whole_states: list[WholeState]
+
+    def finish(self) -> None:
+        """Leave the model as a stock one, with the weights that it has now; every process has to call it."""
+        if self.module.model is not self.trained:
+            fill(self.trained, self.module.model)
+        self.tuning.finish(self.trained)
 
 
 @unsteered()
@@ -130,7 +139,7 @@ def run(
         result = _result(trainer, time.monotonic() - begun, made_with)
         if result.best_step == 0 and not choose_from:
             _restore_start(trainer, run_dir / START_NAME)
-        parts.tuning.finish(parts.module.model)
+        parts.finish()
     model.eval()
     del trainer, callback, parts
     gc.collect()
@@ -214,7 +223,7 @@ def steps_within(
 
         one_step()
         per_step = min(one_step() for _ in range(3))
-        parts.tuning.finish(parts.module.model)
+        parts.finish()
     return max(1, int(seconds / (per_step * _OVERHEAD)))
 
 
@@ -239,16 +248,23 @@ def _build(config: TrainConfig, model: Model, data: RowSource | RowStream, resou
     tuning: Tuning = build("tuning", section.tuning, resources)
     model.to(device()).train()
     trained = tuning.begin(model)
-    module = LossModule(trained, build_loss(section.loss, resources=resources)).to(device())
+    sharded = section.sharding != "none"
+    loss = build_loss(section.loss, resources=resources)
+    module = LossModule(stand_in(trained) if sharded else trained, loss).to(device())
+    if sharded:
+        shard(module)
+        empty(trained)
     if section.compile:
         base_of(trained).compile()
     optimizer = _optimizer(section, module, resources)
     return _Parts(
         module=module,
+        trained=trained,
         tuning=tuning,
         loader=_loader(section, data, resources, steps),
         optimizer=optimizer,
         schedule=_schedule(section, optimizer, resources),
+        whole_states=whole_states(optimizer) if sharded else [],
     )
 
 
@@ -305,8 +321,9 @@ def _trainer(
         autocast=autocast_dtype(section.precision, device()),
         guard=StepGuard(section.guards),
         record=record,
+        whole_states=parts.whole_states,
         model=parts.module,
-        args=_arguments(section, parts.module.model, run_dir, steps),
+        args=_arguments(section, run_dir, steps),
         eval_dataset=[],  # evaluated by the trainer itself; Trainer only asks whether there is one
         optimizers=(parts.optimizer, parts.schedule),
     )
@@ -314,7 +331,7 @@ def _trainer(
     return trainer
 
 
-def _arguments(section: TrainSection, model: Model, run_dir: Path, steps: int) -> TrainingArguments:
+def _arguments(section: TrainSection, run_dir: Path, steps: int) -> TrainingArguments:
     every = min(section.eval_every, section.steps)
     return TrainingArguments(
         output_dir=str(run_dir),
@@ -339,8 +356,8 @@ def _arguments(section: TrainSection, model: Model, run_dir: Path, steps: int) -
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to=[],
+        log_level_replica="passive",  # as quiet as the first process
         use_cpu=device().type == "cpu",
-        **sharding_arguments(section.sharding, model),
     )
 
 
@@ -366,7 +383,7 @@ def _result(trainer: ContractTrainer, seconds: float, record: Mapping[str, Any])
 
 def _keep_start(trainer: ContractTrainer, path: Path) -> None:
     """Keep the weights that the model came with: training may not improve on them."""
-    state = trainer.module.trained_state()
+    state = trainer.module.trained_state(keep=trainer.args.should_save)
     if trainer.args.should_save:
         aside = path.with_name(f".{path.name}")
         save_file(state, aside)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from apt.training.module import LossModule
 from apt.training.performance import FlopCount, Meter
 from apt.training.run_directory import RECORD_NAME
 from apt.training.samplers.orders import seed_of
+from apt.training.sharding import WholeState, whole
 
 #: Trainer's names of logged figures, and ours.
 NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
@@ -40,19 +41,21 @@ class ContractTrainer(Trainer):
     :meth:`compute_loss`, :meth:`evaluate`, :meth:`save_model` and :meth:`log`.
 
     :param record: what the run was made with; written into every saved state.
+    :param whole_states: what gathers the optimizer's state, where parameters are sharded.
     """
 
     loss_is_scaled_for_ga = True
 
     def __init__(
         self, *, loader: BatchLoader, evaluation: RowSource, autocast: torch.dtype | None, guard: StepGuard,
-        record: Mapping[str, Any], **rest: Any,
+        record: Mapping[str, Any], whole_states: Sequence[WholeState] = (), **rest: Any,
     ) -> None:  # fmt: skip
         super().__init__(**rest)
         self._loader = loader
         self._evaluation = evaluation
         self._autocast_dtype = autocast
         self._record = record
+        self._whole_states = whole_states
         self.guard = guard
         #: The step from which on evaluations are candidates for the best weights.
         self.choose_from = 0
@@ -76,8 +79,8 @@ class ContractTrainer(Trainer):
     def _clip_and_remember(self, *arguments: Any, **options: Any) -> Any:
         """Accelerate's own; the norm is kept for the guard, which would else have to read all gradients again."""
         norm = self._clip(*arguments, **options)
-        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        self._gradient_norm = torch.as_tensor(whole).detach().double()
+        norm = whole(torch.as_tensor(norm))
+        self._gradient_norm = norm.double()
         return norm
 
     def get_train_dataloader(self) -> Any:
@@ -118,7 +121,7 @@ class ContractTrainer(Trainer):
         """Return one micro-batch's share of the step's mean loss."""
         loss_sum, weight = self._loss_of(model, inputs)
         whole = num_items_in_batch if num_items_in_batch is not None else weight
-        # Every process holds a share of the sum, and DDP averages over them.
+        # Every process holds a share of the sum, and DDP and FSDP2 average over them.
         loss = loss_sum / divisor_of(whole).to(loss_sum.dtype) * self.accelerator.num_processes
         self._step_loss += loss.detach().double() / self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
@@ -165,11 +168,12 @@ class ContractTrainer(Trainer):
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Score the evaluation rows: cross-entropy in nats per token with its interval, whatever is trained."""
         self.meter.pause()
-        model: Any = self.module.model
-        with evaluating(model), torch.no_grad(), self.autocast():
+        module = self.module
+        with evaluating(module.model), torch.no_grad(), self.autocast():
             sums = score_source(
-                model, self._evaluation, batch_rows=self.args.per_device_train_batch_size, device=self.args.device,
+                module, self._evaluation, batch_rows=self.args.per_device_train_batch_size, device=self.args.device,
                 process=self.accelerator.process_index, processes=self.accelerator.num_processes,
+                by=lambda module, batch: module.score(batch),
             )  # fmt: skip
         found = mean_of(self.accelerator.reduce(sums.to(self.args.device), "sum").cpu())
         self.log(
@@ -192,8 +196,11 @@ class ContractTrainer(Trainer):
 
         self.meter.pause()  # until the state is sealed
         folder = Path(output_dir or str(self.args.output_dir))
-        state, interval = self.module.trained_state(), self._reduced()
-        if not self.args.should_save:
+        keep = bool(self.args.should_save)
+        state, interval = self.module.trained_state(keep=keep), self._reduced()
+        for each in self._whole_states:
+            each.gather(keep=keep)
+        if not keep:
             return
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

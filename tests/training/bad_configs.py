@@ -261,6 +261,8 @@ _CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         },
         "train.sharding",
     ),
+    ({"train": {"steps": 3, "sharding": "fsdp2", "compile": True}}, "train.sharding"),
+    ({"train": {"steps": 3, "sharding": "fsdp2", "optimizer": {"name": "adafactor"}}}, "train.sharding"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "k": 3}}}, "train.loss.k"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "feature": {}}}}, "train.loss.feature"),
     ({"train": {"steps": 3, "loss": {"name": "distill", "relation": {}}}}, "train.loss.relation"),

@@ -18,8 +18,6 @@ from apt.training.components import build_loss
 from apt.training.config import parse_config
 from apt.training.contract import Resources
 from apt.training.losses.ce import CrossEntropyOptions
-from apt.training.module import LossModule
-from apt.training.parallel import shard
 from apt.training.runner import run
 
 #: Rows whose weights differ: the first of each pair of micro-batches counts few tokens.
@@ -83,10 +81,10 @@ def trained(folder: Path, name: str, processes: int, *, accumulate: int = 1, wat
     return {"log": [e for e in logged if e], "tokens": result.tokens, "best": result.best_step, "weights": weights}
 
 
-def guarded(folder: Path, on_fault: str) -> Any:
+def guarded(folder: Path, on_fault: str, sharding: str = "none") -> Any:
     train = {
         "steps": 4, "batch_rows": 4, "eval_rows": 4, "eval_every": 4, "precision": "fp32",
-        "loss": {"name": "one_sided"}, "guards": {"on_non_finite": on_fault},
+        "sharding": sharding, "loss": {"name": "one_sided"}, "guards": {"on_non_finite": on_fault},
     }  # fmt: skip
     model = small_model()
     try:
@@ -95,32 +93,6 @@ def guarded(folder: Path, on_fault: str) -> Any:
     except AptError as error:
         return str(error)
     return [result.skipped_steps, [float(p.detach().double().sum()) for p in model.parameters()]]
-
-
-def sharded(processes: int) -> list[float]:
-    """Losses of six steps; over several processes with sharded parameters."""
-    model = small_model()
-    rank = torch.distributed.get_rank() if processes > 1 else 0
-    module = LossModule(model, build_loss(CrossEntropyOptions()))
-    if processes > 1:
-        shard(module)
-        assert all(type(p).__name__ == "DTensor" for p in module.parameters())
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.003)
-    rows = small_rows(8 * 6)
-    losses = []
-    for step in range(6):
-        share = 8 // processes
-        begin = step * 8 + rank * share
-        batch = {"input_ids": rows.ids[begin : begin + share], "labels": rows.labels[begin : begin + share]}
-        loss = module(batch, torch.Generator(), step) / (8 * 15) * processes
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        whole = loss.detach().double() / processes
-        if processes > 1:
-            torch.distributed.all_reduce(whole)
-        losses.append(float(whole))
-    return losses
 
 
 def main(folder: Path) -> None:
@@ -138,7 +110,6 @@ def main(folder: Path) -> None:
         trained(folder / "ce-1", "distill", 2)
     except AptError as error:
         found["foreign"] = str(error)
-    found["sharded"] = sharded(2)
     rank = torch.distributed.get_rank()
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

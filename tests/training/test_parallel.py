@@ -1,4 +1,4 @@
-"""Several processes: DDP and sharding over two gloo processes equal one process."""
+"""Several processes: DDP over two gloo processes equals one process."""
 
 import json
 import os
@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parallel_child import sharded, trained
-from training_helpers import small_config, small_model, small_rows
-
-from apt.console.errors import ExitCode, UnsupportedError
-from apt.training.parallel import sharding_arguments
-from apt.training.runner import run
+from parallel_child import trained
 
 CHILD = Path(__file__).with_name("parallel_child.py")
 
@@ -86,25 +81,8 @@ def test_all_processes_are_told_of_a_refusal(two: Any) -> None:
         assert "holds a run with another config" in ranks["foreign"]
 
 
-def test_sharded_parameters_give_the_losses_of_one_process(two: Any) -> None:
-    assert two[1][0]["sharded"] == two[1][1]["sharded"] == pytest.approx(sharded(1), abs=2e-6)
-
-
 def test_another_number_of_processes_is_another_run(two: Any) -> None:
     from apt.console.errors import UsageError
 
     with pytest.raises(UsageError, match="processes"):
         trained(two[0] / "ce-2", "ce", 2, accumulate=2)
-
-
-def test_sharding_is_refused_where_it_would_not_happen(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="needs CUDA") as caught:
-        run(small_config(sharding="fsdp2"), small_model(), small_rows(), run_dir=tmp_path / "run")
-    assert caught.value.exit_code is ExitCode.UNSUPPORTED
-    assert not (tmp_path / "run").exists()
-
-
-def test_layers_are_what_accelerate_is_told_to_shard() -> None:
-    assert sharding_arguments("none", small_model()) == {}
-    told = sharding_arguments("fsdp2", small_model())["fsdp_config"]
-    assert told["version"] == 2 and told["transformer_layer_cls_to_wrap"] == ["LlamaDecoderLayer"]

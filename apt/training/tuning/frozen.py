@@ -9,7 +9,7 @@ from torch import nn
 from apt.console.errors import UnsupportedError, UsageError
 from apt.registry import did_you_mean
 from apt.training.contract import Resources
-from apt.training.forward import base_of
+from apt.training.forward import layers_of
 from apt.training.sections import Section
 
 
@@ -83,9 +83,10 @@ def _of_last_layers(model: Any, wanted: int) -> set[int]:
     n_layers = model.config.get_text_config().num_hidden_layers
     if wanted > n_layers:
         raise UsageError(f"train.tuning.last_layers: {wanted} of {n_layers} layers")
-    for module in base_of(model).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return {id(parameter) for layer in list(module)[-wanted:] for parameter in layer.parameters()}
-    raise UnsupportedError(
-        f"train.tuning.last_layers: the layers of {model.config.model_type} are not known", hint="use train or freeze"
-    )
+    layers = layers_of(model)
+    if layers is None:
+        raise UnsupportedError(
+            f"train.tuning.last_layers: the layers of {model.config.model_type} are not known",
+            hint="use train or freeze",
+        )
+    return {id(parameter) for layer in list(layers)[-wanted:] for parameter in layer.parameters()}
