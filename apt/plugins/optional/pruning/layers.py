@@ -42,6 +42,7 @@ class CheckpointLayers:
     """Layers of a checkpoint on disk. Nothing is held but what the caller holds.
 
     :raises UnsupportedError: when transformers cannot build the model.
+    :raises BadInputError: when a tensor is missing, unexpected or of another shape than the config asks for.
     """
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
@@ -58,6 +59,7 @@ class CheckpointLayers:
         self._ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
         embedding: Any = self._model.get_input_embeddings()
         self._vocabulary: int = embedding.weight.shape[0]
+        self._check_layers()
         self._materialise_frame()
 
     def ignores(self, name: str) -> bool:
@@ -87,14 +89,9 @@ class CheckpointLayers:
         )
 
     def layer(self, index: int, *, stored: bool = False) -> nn.Module:
-        """Return a decoder layer with dense weights; see :class:`LayerSource`.
-
-        :raises BadInputError: when a tensor is missing or of another shape than the config asks for.
-        """
+        """Return a decoder layer with dense weights; see :class:`LayerSource`."""
         prefix = self.architecture.layer_prefix.format(index)
         names = self.names_of(index)
-        for name in names:
-            self._check_shape(self._empty.shape(index, name.removeprefix(prefix)), name)
         return self._empty.filled(
             index, ((n.removeprefix(prefix), self._checkpoint.read(n)) for n in names), stored=stored
         )
@@ -103,6 +100,15 @@ class CheckpointLayers:
         """Return rows of the embedding."""
         name = self.architecture.embedding
         return torch.cat([self._checkpoint.read_rows(name, i, i + 1) for i in ids.tolist()]).float()
+
+    def _check_layers(self) -> None:
+        """Hold every layer against the config before the first is read: hours of work may lie before the last."""
+        layer_of, tensors = self.architecture.layer_of, self._checkpoint.tensors
+        self._check_names((), [n for n in tensors if (layer := layer_of(n)) is not None and layer >= self.layers])
+        for index in range(self.layers):
+            prefix = self.architecture.layer_prefix.format(index)
+            for name in self.names_of(index):
+                self._check_shape(self._empty.shape(index, name.removeprefix(prefix)), name)
 
     def _materialise_frame(self) -> None:
         """Give the modules around the layers their weights, but for embedding and head."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from apt.checkpoint.reader import INDEX_NAME, Checkpoint
 from apt.checkpoint.writer import CheckpointWriter, TensorSpec, package_versions
+from apt.console.errors import BadInputError
 from apt.console.progress import progress
 from apt.evaluation.memory import available_bytes
 from apt.evaluation.scoring import RowScores
@@ -142,7 +143,11 @@ def prune_streamed(
         work.start()
         frame = source.frame()
         entries = _entries(frame, texts, batches)
-        streams = walk(source, method, together, entries, space, work, fitted=len(batches[0]))
+        try:
+            streams = walk(source, method, together, entries, space, work, fitted=len(batches[0]))
+        except BadInputError:  # the model or the text is at fault: the same call would stop here again
+            work.remove()
+            raise
         del entries
         scores = _scores(frame, texts, batches, streams)
         layout.copy_rest(work)

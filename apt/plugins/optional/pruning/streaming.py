@@ -84,7 +84,7 @@ def cut_streamed(run: Run, target: Path, *, speed: bool) -> PruneResult:
     def finish(writer: CheckpointWriter, streamed: Streamed) -> PruneResult:
         assert streamed.heldout is not None
         written = Checkpoint.open(writer.directory)
-        _check(written)
+        CheckpointLayers(written)  # holds its tensors against what transformers builds from its config
         figures = [
             TextFigures.of(rows, (scores.before, scores.after))
             for rows, scores in ((texts.calibration, streamed.calibration), (texts.heldout, streamed.heldout))
@@ -101,16 +101,6 @@ def cut_streamed(run: Run, target: Path, *, speed: bool) -> PruneResult:
         checkpoint, target, plan, texts.calibration, finish,
         heldout=texts.heldout, options=options.model_dump(mode="json"), overwrite=options.overwrite,
     )  # fmt: skip
-
-
-def _check(written: Checkpoint) -> None:
-    """Hold the tensors of what was written against what transformers builds from its config.
-
-    :raises BadInputError: when one is missing, unexpected or of another shape.
-    """
-    layers = CheckpointLayers(written)
-    for index in range(layers.layers):
-        layers.names_of(index)
 
 
 def _speed(run: Run, written: Checkpoint, asked: bool) -> dict[str, Any]:

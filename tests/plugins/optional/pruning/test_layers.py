@@ -137,15 +137,14 @@ def test_ids_outside_the_vocabulary_are_refused(llama_dir: Path):
     [
         ({"intermediate_size": 96}, r"is \[64, 32\], the config asks for \[96, 32\]"),
         ({"num_hidden_layers": 4}, "missing keys, the first 'model.layers.3"),
+        ({"num_hidden_layers": 2}, "9 unexpected keys, the first 'model.layers.2.input_layernorm.weight'"),
         ({"attention_bias": True}, "missing keys, the first 'model.layers.0.self_attn.q_proj.bias'"),
         ({"model_type": "qwen3"}, "missing keys, the first 'model.layers.0.self_attn.q_norm.weight'"),
     ],
 )
-def test_a_config_of_another_model_is_refused(new_llama, tmp_path: Path, change: dict[str, Any], told: str):
+def test_a_config_of_another_model_is_refused_before_a_layer_is_read(new_llama, tmp_path: Path, change: dict[str, Any], told: str):
     path = new_llama(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(BadInputError, match=told):
-        source = CheckpointLayers(Checkpoint.open(path))
-        for index in range(source.layers):
-            source.layer(index)
+        CheckpointLayers(Checkpoint.open(path))
