@@ -17,13 +17,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from apt.console.errors import BadInputError
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.blocks import inputs_of
 from apt.plugins.optional.pruning.frame import Entry
 from apt.plugins.optional.pruning.layers import LayerSource
 from apt.plugins.optional.pruning.streams import StreamPlace, Streams
-from apt.plugins.optional.pruning.trace import CalibrationBatch
+from apt.plugins.optional.pruning.trace import CalibrationBatch, finite
 from apt.plugins.optional.pruning.work_directory import WorkDirectory
 
 #: Submodules of a block whose inputs are to be looked at during the dense pass.
@@ -111,7 +110,7 @@ class Step:
             with ExitStack() as stack:
                 seen = [stack.enter_context(inputs_of(module)) for module in modules]
                 output = block(self.dense_streams[index], **call)
-            self.dense_outputs.put(index, _finite(output))
+            self.dense_outputs.put(index, finite(output))
             yield index, [inputs[0] for inputs in seen]
         del block
         for layer in range(self.layer + 1, self.following):
@@ -191,10 +190,4 @@ def _begin(
 def run_dense(block: nn.Module, streams: Streams, calls: Sequence[Mapping[str, Any]]) -> None:
     """Move streams past a dense layer."""
     for index, call in enumerate(calls):
-        streams.put(index, _finite(block(streams[index], **call)))
-
-
-def _finite(stream: Tensor) -> Tensor:
-    if not bool(stream.isfinite().all()):
-        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-    return stream
+        streams.put(index, finite(block(streams[index], **call)))

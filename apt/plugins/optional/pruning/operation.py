@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Final
 
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.options import PruneOptions
+from apt.plugins.optional.pruning.placing import placed
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
-from apt.plugins.optional.pruning.strategies.base import FileStrategy
+from apt.plugins.optional.pruning.strategies.base import FileStrategy, PlanPreview
 from apt.plugins.optional.pruning.texts import text_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def prune(options: PruneOptions) -> "PruneResult | GraphResult":
     run = Run.open(options)
     if isinstance(run.strategy, FileStrategy):
         return run.strategy.prune_files(_alone(run))
-    cutter = _cutter(options)
+    run = placed(run)
+    cutter = _cutter(run.options)
     if options.recover is None:
         return cutter(run, options.output, speed=options.speed)
     from apt.plugins.optional.pruning.recovering import cut_and_recover
@@ -49,12 +51,11 @@ def _cutter(options: PruneOptions) -> "Cutter":
 def preview(options: PruneOptions) -> PrunePreview:
     """Say from headers what :func:`prune` would do; nothing is loaded or written."""
     run = Run.open(options)
-    checkpoint = run.checkpoint
     if isinstance(run.strategy, FileStrategy):
         return _preview_of_files(_alone(run), run.strategy)
+    run = placed(run)
+    options, checkpoint = run.options, run.checkpoint
     largest = max(run.plans, key=lambda plan: plan.size_bytes)
-    dimensions = checkpoint.architecture.dimensions(checkpoint.config)
-    activations = options.tokens * dimensions.hidden * (2 * dimensions.layers + 1)
     text = text_of(options, checkpoint)
     return PrunePreview(
         model=checkpoint.name,
@@ -68,9 +69,26 @@ def preview(options: PruneOptions) -> PrunePreview:
         size_bytes_before=checkpoint.size_bytes,
         plans=run.plans,
         read_bytes=checkpoint.size_bytes,
-        memory_bytes=_VALUE_BYTES * (checkpoint.parameters + largest.parameters + activations),
+        memory_bytes=_memory_bytes(run, largest),
+        streamed=options.stream,
         disk_bytes=largest.size_bytes,
     )
+
+
+def _memory_bytes(run: Run, largest: PlanPreview) -> int:
+    """Return what weights and activations take: of both models, or of one layer with its streams."""
+    checkpoint, architecture = run.checkpoint, run.checkpoint.architecture
+    dimensions = architecture.dimensions(checkpoint.config)
+    stream = run.options.tokens * dimensions.hidden
+    if not run.options.stream:
+        activations = stream * (2 * dimensions.layers + 1)
+        return _VALUE_BYTES * (checkpoint.parameters + largest.parameters + activations)
+    layers = [0] * dimensions.layers
+    for name, tensor in checkpoint.tensors.items():
+        layer = architecture.layer_of(name)
+        if layer is not None:
+            layers[layer] += tensor.elements
+    return _VALUE_BYTES * (2 * max(layers) + 4 * stream)
 
 
 def _alone(run: Run) -> Run:

@@ -65,6 +65,16 @@ class Batch:
     attention_calls: tuple[dict[str, Any], ...]
 
 
+def finite(stream: Tensor) -> Tensor:
+    """Return a stream as it is.
+
+    :raises BadInputError: when it is not finite.
+    """
+    if not bool(stream.isfinite().all()):
+        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
+    return stream
+
+
 def trace(decoder: Decoder, rows: "Rows") -> list[Batch]:
     """Run the dense model once over the rows and keep its residual stream.
 
@@ -102,6 +112,4 @@ def _trace_batch(decoder: Decoder, ids: Tensor, counted: Tensor, valid: Tensor) 
         # One logit a row is computed and thrown away: only the stream is of interest.
         decoder.model(input_ids=ids, use_cache=False, logits_to_keep=1)
     kwargs = tuple({k: v for k, v in seen[0].items() if k != "hidden_states"} for seen in calls)
-    if not all(bool(seen[0].isfinite().all()) for seen in [*before, last]):
-        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-    return Batch(ids, counted, valid, tuple(s[0] for s in [*before, last]), tuple(s[0] for s in middle), kwargs)
+    return Batch(ids, counted, valid, tuple(finite(s[0]) for s in [*before, last]), tuple(s[0] for s in middle), kwargs)

@@ -78,4 +78,4 @@ def test_what_was_written_wrongly_does_not_appear(model: Path, tmp_path: Path, t
     monkeypatch.setattr(cutting.CheckpointWriter, "write_model", spoilt)
     with pytest.raises(CheckFailedError, match="computes other logits"):
         prune(options(model, tmp_path, text))
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}  # the table of measured losses stays

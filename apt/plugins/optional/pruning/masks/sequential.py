@@ -7,8 +7,9 @@ matrix and the stream (Gemma 2 and 3), it is fitted to the dense matrix's output
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import torch
@@ -56,8 +57,9 @@ def prune_in_one_pass(work: BlockWork, method: Callable[[str, Tensor, Tensor], T
         set_weight(module, work.transposed, method(role, weight, sums[role]))
 
 
-def _fitted(work: BlockWork) -> list[tuple[Tensor, Mapping[str, Any], Tensor]]:
-    return list(zip(work.streams, work.calls, work.valid, strict=True))[: work.fitted]
+def _fitted(work: BlockWork) -> Iterator[tuple[Tensor, Mapping[str, Any], Tensor]]:
+    """Yield stream, call and mask of each fitted batch; streams may lie in files, and are read one at a time."""
+    return islice(zip(work.streams, work.calls, work.valid, strict=True), work.fitted)
 
 
 @torch.no_grad()

@@ -7,14 +7,15 @@ from torch import Tensor
 
 from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.masks.driver import layers_of, matrices_of
+from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.masks.driver import layers_of
 from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_matrix
 from apt.plugins.optional.pruning.strategies.base import Effort, Pruned, Task
-from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, wanted_of
+from apt.plugins.optional.pruning.strategies.masked import BlockMaskStrategy, outcome, wanted_of
 
 
-class MagnitudeStrategy(MaskStrategy):
+class MagnitudeStrategy(BlockMaskStrategy):
     """Zeroes the same share of every linear matrix of the decoder, by absolute value (Han et al., 2015)."""
 
     name = "magnitude"

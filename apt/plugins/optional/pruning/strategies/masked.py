@@ -1,7 +1,7 @@
 """What the strategies that only set weights to zero have in common: goals, previews, the count of what is gone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,12 +10,14 @@ import torch
 from apt.checkpoint.architecture import Architecture
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.scoring import score_rows
-from apt.plugins.optional.pruning.block_work import BlockMethod
+from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.masks.driver import ROLES, feed, layers_of, matrices_of, walk
+from apt.plugins.optional.pruning.layers import LINEAR_ROLES, matrices_of
+from apt.plugins.optional.pruning.masks.driver import feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, Pruned, Task
+from apt.plugins.optional.pruning.streamed_masks import MaskPlan
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
@@ -23,10 +25,7 @@ if TYPE_CHECKING:
 
 
 class MaskStrategy:
-    """A strategy that works block by block with one :data:`~..block_work.BlockMethod`; see :class:`~.base.Strategy`.
-
-    Subclasses give :meth:`block_method`; those that look at the whole model first override :meth:`prune`.
-    """
+    """What mask strategies share; subclasses give :meth:`~.base.Strategy.prune`."""
 
     #: The component's name.
     name: ClassVar[str]
@@ -40,10 +39,17 @@ class MaskStrategy:
         wanted = wanted_of(goal, self.name)
         if isinstance(wanted, Pattern):
             for name, tensor in checkpoint.tensors.items():
-                if architecture.role_of(name) in ROLES and len(tensor.shape) == 2:
+                if architecture.role_of(name) in LINEAR_ROLES and len(tensor.shape) == 2:
                     check_groups(wanted, tensor.shape[0 if architecture.transposed else 1])
         share = wanted.share if isinstance(wanted, Pattern) else wanted
         return [PlanPreview(self.plan, share, checkpoint.parameters, checkpoint.size_bytes)]
+
+
+class BlockMaskStrategy(MaskStrategy):
+    """A strategy whose whole work is one :data:`~..block_work.BlockMethod`, in memory or layer by layer from files.
+
+    Those that look at the whole model first are plain :class:`MaskStrategy`: they cannot be streamed.
+    """
 
     def block_method(self, wanted: Wanted, effort: Effort) -> BlockMethod:
         """Return what prunes one block in work; the same for a model in memory and one that is streamed."""
@@ -57,6 +63,19 @@ class MaskStrategy:
         with solvable():
             walked = walk(task.model, task.architecture, feeds, method)
         return outcome(task, walked.model, self.plan, walked.errors)
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> MaskPlan:
+        """Return the plan of the same masks layer by layer; see :class:`~.base.StreamingStrategy`."""
+        checkpoint.architecture.check_uniform("pruning")
+        method = self.block_method(wanted_of(goal, self.name), effort)
+
+        def prune_block(work: BlockWork) -> None:
+            with solvable():
+                method(work)
+
+        return MaskPlan.of(prune_block, self.plan, goal, strategy=self.name, effort=effort, seed=seed)
 
 
 def wanted_of(goal: Goal, strategy: str) -> Wanted:

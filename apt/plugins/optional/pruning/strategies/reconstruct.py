@@ -1,11 +1,13 @@
 """Reconstruct: masks with everything that is left fitted to the dense model again, block by block, without training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.leastsquares import RIDGE
 from apt.plugins.optional.pruning.masks.driver import Walked, feed, walk
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
@@ -14,7 +16,7 @@ from apt.plugins.optional.pruning.masks.refit import refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_sequentially
 from apt.plugins.optional.pruning.strategies.base import Effort, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import (
-    MaskStrategy,
+    BlockMaskStrategy,
     mean_perplexity,
     outcome,
     solvable,
@@ -23,8 +25,10 @@ from apt.plugins.optional.pruning.strategies.masked import (
     zeros_of,
 )
 from apt.plugins.optional.pruning.strategies.wanda import WandaStrategy
+from apt.plugins.optional.pruning.streamed_masks import MaskPlan
 
 if TYPE_CHECKING:
+    from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
 
 #: One of so many calibration rows is held back to measure on.
@@ -34,7 +38,7 @@ HELD_BACK: Final = 8
 RIDGES: Final = (RIDGE, 10.0 * RIDGE)
 
 
-class ReconstructStrategy(MaskStrategy):
+class ReconstructStrategy(BlockMaskStrategy):
     """The methods of this project, by effort.
 
     - ``light``: Wanda's mask, nothing updated.
@@ -44,6 +48,9 @@ class ReconstructStrategy(MaskStrategy):
     - ``full``: block after block, masks in stages by the rise of the block's output error, the whole block refitted
       after each; wide blocks: the fast method and one refit. A block's refit is taken back when the error on the
       rows held back rises, and the fast result is returned where it does better on them.
+
+    Layer by layer from files no models are weighed against one another: ``fast`` takes the smaller ridge, and ``full``
+    is refused.
     """
 
     name = "reconstruct"
@@ -65,6 +72,17 @@ class ReconstructStrategy(MaskStrategy):
                 refit_block(work)
 
         return full if effort == "full" else fast
+
+    def stream_plan(
+        self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
+    ) -> MaskPlan:
+        """Return the plan layer by layer; see :class:`~.base.StreamingStrategy`."""
+        if effort == "full":
+            raise UnsupportedError(
+                "reconstruct with effort full weighs whole models, which does not go layer by layer",
+                hint="--effort fast or light",
+            )
+        return super().stream_plan(checkpoint, goal, effort=effort, seed=seed, settings=settings)
 
     def prune(self, task: Task) -> Pruned:
         """Prune, and choose between ridges and methods on rows that were held back."""

@@ -5,10 +5,10 @@ from apt.plugins.optional.pruning.masks.pattern import Wanted
 from apt.plugins.optional.pruning.masks.sequential import prune_in_one_pass
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
 from apt.plugins.optional.pruning.strategies.base import Effort
-from apt.plugins.optional.pruning.strategies.masked import MaskStrategy
+from apt.plugins.optional.pruning.strategies.masked import BlockMaskStrategy
 
 
-class SparseGPTStrategy(MaskStrategy):
+class SparseGPTStrategy(BlockMaskStrategy):
     """Frantar and Alistarh, 2023; block by block on the inputs of the model pruned so far. All efforts are one."""
 
     name = "sparsegpt"

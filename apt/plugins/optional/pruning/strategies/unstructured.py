@@ -8,8 +8,9 @@ from torch import Tensor
 
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.layers import matrices_of
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
-from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, matrices_of, walk
+from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.obs import EXACT_INPUTS, removal_trace

@@ -5,10 +5,10 @@ from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_rows
 from apt.plugins.optional.pruning.masks.sequential import prune_in_one_pass
 from apt.plugins.optional.pruning.masks.wanda import wanda_scores
 from apt.plugins.optional.pruning.strategies.base import Effort
-from apt.plugins.optional.pruning.strategies.masked import MaskStrategy
+from apt.plugins.optional.pruning.strategies.masked import BlockMaskStrategy
 
 
-class WandaStrategy(MaskStrategy):
+class WandaStrategy(BlockMaskStrategy):
     """Sun et al., 2023; block by block on the inputs of the model pruned so far. All efforts are one."""
 
     name = "wanda"
