@@ -67,6 +67,8 @@ def run(checkpoint: Checkpoint, target: Path, plan: StreamPlan, **changes: Any) 
 
 def wanda_like(work: BlockWork) -> None:
     """Zero half of every row by weight times norm of its input, on the stream pruned so far."""
+    # Nothing of the held-out rows is to be seen.
+    assert {len(s) for s in (work.streams, work.dense_outputs, work.calls, work.valid)} == {work.fitted}
     inputs: dict[str, list[torch.Tensor]] = {role: [] for role in work.matrices}
     handles = [
         module.register_forward_pre_hook(lambda _m, args, role=role: inputs[role].append(args[0]))
