@@ -179,6 +179,10 @@ class Furniture:
         lines = [json.dumps({"text": f"{n} apples and {n * 7 % 23} pears. " * 8}) + "\n" for n in range(100)]
         (here / word).write_text("".join(lines), encoding="utf-8")
 
+    def recovery(self, here: Path, word: str, hub: Any) -> None:
+        train = _TRAINING.partition("train:\n  steps")
+        (here / word).write_text(f"train:\n  loss:\n    name: distill\n  steps{train[2]}", encoding="utf-8")
+
     def questions(self, here: Path, word: str, hub: Any) -> None:
         items = [
             {
@@ -299,6 +303,7 @@ PLACES: dict[str, Callable[[Furniture, Path, str, Any], None]] = {
     "my-recipe.yaml": Furniture.recipe,
     "my_run.yaml": Furniture.training,
     "training.yaml": Furniture.lesson,
+    "recover.yaml": Furniture.recovery,
     "questions.jsonl": Furniture.questions,
     "before.json": Furniture.tested,
     "comparison.json": Furniture.compared,

@@ -32,7 +32,9 @@ def prune(
         typer.Option(help="Share of the decoder's linear weights to remove [default: 0.25].", show_default=False),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option(metavar="N:M", help="Instead: keep N of every M weights, such as 2:4; masks only.")
+        str | None,
+        typer.Option(metavar="N:M", help="Instead: keep N of every M weights, such as 2:4; masks only."),
+        Completes("choices:2:4,4:8"),
     ] = None,
     target_params: Annotated[
         str | None, typer.Option(metavar="N", help="Instead: parameters to keep at most: 700M, 1.2B, 70%, 0.7x.")
@@ -68,8 +70,10 @@ def prune(
     ] = None,
     recover: Annotated[
         str | None,
-        typer.Option(metavar="RECIPE", help="Then train it on the dense model's predictions, as this file says."),
-        Completes("file"),
+        typer.Option(
+            metavar="RECIPE", help="Then train it on the dense model's predictions: kd, or a training config."
+        ),
+        Completes("choices:kd", "file"),
     ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Layer by layer from the files, for a model larger than the memory.")
@@ -92,13 +96,17 @@ def prune(
       apt_model prune tiny -o ./tiny-25
       apt_model prune ./model -o ./smaller --ratio 0.4 --calibration text.txt --json
       apt_model prune ./model -o ./smaller --target-params 70% --effort full
-      apt_model prune ./model -o ./masked --strategy magnitude --ratio 0.5 --no-speed
+      apt_model prune ./model -o ./smaller --effort light --stream --calibration text.txt
+      apt_model prune ./model -o ./recovered --recover recover.yaml --calibration text.txt
+      apt_model prune ./model -o ./masked --strategy sparsegpt --pattern 2:4 --no-speed
+      apt_model prune ./model -o ./masked --strategy reconstruct --ratio 0.5 --effort fast --no-speed
+      apt_model prune ./model -o ./ticket --strategy lottery --ratio 0.5 --set rounds=2 --set steps=12
       apt_model prune hf:Qwen/Qwen2.5-0.5B -o ./qwen-25 --target-bytes 0.8x --dry-run
 
     \b
-    Exit codes: 0 pruned, 2 wrong call, 3 no such model, text or strategy, 4 a corrupted model or text, 5 the
-    architecture is not covered or the goal cannot be met, 7 the output exists, 8 it cannot be written, 10 what was
-    written does not compute what was cut.
+    Exit codes: 0 pruned, 2 wrong call, 3 no such model, text, strategy or recipe, 4 a corrupted model or text, 5 the
+    architecture is not covered, the goal cannot be met or the memory does not suffice, 6 torch-pruning is missing,
+    7 the output exists, 8 it cannot be written, 10 what was written does not compute what was cut.
     """
     output.configure(json=json, quiet=quiet)
     from apt.plugins.optional.pruning import operation

@@ -24,7 +24,7 @@ from apt.plugins.optional.pruning.frame import Entry
 from apt.plugins.optional.pruning.layers import LayerSource
 from apt.plugins.optional.pruning.reconstruct import stream_error
 from apt.plugins.optional.pruning.streams import StreamPlace, Streams
-from apt.plugins.optional.pruning.trace import CalibrationBatch, check_finite
+from apt.plugins.optional.pruning.trace import CalibrationBatch, finite
 from apt.plugins.optional.pruning.work_directory import WorkDirectory
 
 #: Submodules of a block whose inputs are to be looked at during the dense pass.
@@ -108,8 +108,7 @@ class Step:
             with ExitStack() as stack:
                 seen = [stack.enter_context(inputs_of(module)) for module in modules]
                 output = block(self.dense_streams[index], **call)
-            check_finite(output)
-            self.dense_outputs.put(index, output)
+            self.dense_outputs.put(index, finite(output))
             yield index, [inputs[0] for inputs in seen]
         del block
         for layer in range(self.layer + 1, self.following):
@@ -188,6 +187,4 @@ def _begin(
 def run_dense(block: nn.Module, streams: Streams, calls: Sequence[Mapping[str, Any]]) -> None:
     """Move streams past a dense layer."""
     for index, call in enumerate(calls):
-        output = block(streams[index], **call)
-        check_finite(output)
-        streams.put(index, output)
+        streams.put(index, finite(block(streams[index], **call)))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.options import PruneOptions
+from apt.plugins.optional.pruning.placing import placed
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
 from apt.plugins.optional.pruning.strategies.base import FileStrategy
@@ -27,7 +28,8 @@ def prune(options: PruneOptions) -> "PruneResult | GraphResult":
     run = Run.open(options)
     if isinstance(run.strategy, FileStrategy):
         return run.strategy.prune_files(_alone(run))
-    cutter = _cutter(options)
+    run = placed(run)
+    cutter = _cutter(run.options)
     if options.recover is None:
         return cutter(run, options.output, speed=options.speed)
     from apt.plugins.optional.pruning.recovering import cut_and_recover
@@ -49,9 +51,10 @@ def _cutter(options: PruneOptions) -> "Cutter":
 def preview(options: PruneOptions) -> PrunePreview:
     """Say from headers what :func:`prune` would do; nothing is loaded or written."""
     run = Run.open(options)
-    checkpoint = run.checkpoint
     if isinstance(run.strategy, FileStrategy):
         return _preview_of_files(_alone(run), run.strategy)
+    run = placed(run)
+    options, checkpoint = run.options, run.checkpoint
     plans = run.plans
     if options.stream:
         from apt.plugins.optional.pruning.streaming import memory_of, preview_streamed
@@ -75,6 +78,7 @@ def preview(options: PruneOptions) -> PrunePreview:
         plans=plans,
         read_bytes=checkpoint.size_bytes,
         memory_bytes=memory_of(run) if options.stream else in_memory,
+        streamed=options.stream,
         disk_bytes=largest.size_bytes,
     )
 

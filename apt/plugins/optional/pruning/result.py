@@ -159,6 +159,7 @@ class PrunePreview:
     :param read_bytes: of weight files that would be read.
     :param memory_bytes: weights and activations at the least; libraries and buffers come on top.
     :param disk_bytes: of the largest of the plans.
+    :param streamed: whether the cut would be made layer by layer from the files.
     """
 
     model: str
@@ -174,6 +175,7 @@ class PrunePreview:
     read_bytes: int
     memory_bytes: int
     disk_bytes: int
+    streamed: bool = False
 
     def tables(self) -> list[Table]:
         """Return the plans with their predicted sizes, and what the run would need."""
@@ -184,13 +186,14 @@ class PrunePreview:
         title = f"Would write {self.output}, one of these plans (the measured loss decides)"
         if len(rows) == 1:
             title = f"Would write {self.output}"
+        by_layers = ", one layer at a time" if self.streamed else ""
         needs = [
             ("asked", self.goal),
             (
                 "reads",
                 f"{format_bytes(self.read_bytes)} of weights; {self.calibration} to fit, {self.heldout} to measure",
             ),
-            ("memory", f"{format_bytes(self.memory_bytes)} of weights and activations"),
+            ("memory", f"{format_bytes(self.memory_bytes)} of weights and activations{by_layers}"),
             ("disk", format_bytes(self.disk_bytes)),
         ]
         return [

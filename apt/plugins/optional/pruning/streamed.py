@@ -13,14 +13,13 @@ from apt.checkpoint.reader import INDEX_NAME, Checkpoint
 from apt.checkpoint.writer import CheckpointWriter, TensorSpec, package_versions
 from apt.console.errors import BadInputError
 from apt.console.progress import progress
-from apt.evaluation.memory import available_bytes
 from apt.evaluation.scoring import RowScores
 from apt.plugins.optional.pruning.drivers import LayerMethod, walk
 from apt.plugins.optional.pruning.frame import Entry, Frame
 from apt.plugins.optional.pruning.layers import CheckpointLayers
 from apt.plugins.optional.pruning.shards import SHARD_BYTES, Shards
 from apt.plugins.optional.pruning.strategies.base import LayerCut
-from apt.plugins.optional.pruning.streams import MEMORY_BYTES, StreamPlace, Streams
+from apt.plugins.optional.pruning.streams import MEMORY_BYTES, StreamPart, StreamPlace, Streams
 from apt.plugins.optional.pruning.trace import CalibrationBatch, calibration_batches
 from apt.plugins.optional.pruning.work_directory import WorkDirectory, check_room, key_of, opened
 
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 
 _Told = Sequence[tuple[int, Mapping[str, Any]]]
 _Result = TypeVar("_Result")
-
-#: A model in float32 may take this share of the free memory: another one and its activations are to fit beside it.
-_MEMORY_SHARE: Final = 0.5
 
 #: Streams that are alive at a time: before and after a layer, of the dense and of the pruned model.
 ALIVE: Final = 4
@@ -96,11 +92,6 @@ class Streamed:
     calibration: BothScores
     heldout: BothScores | None
     resumed_layers: int
-
-
-def should_stream(checkpoint: Checkpoint) -> bool:
-    """Whether the float32 model would take more than half of the memory that is free."""
-    return 4 * checkpoint.parameters > _MEMORY_SHARE * available_bytes()
 
 
 def prune_streamed(
@@ -224,22 +215,9 @@ def _scores(
     """Score each text by the streams after the last layer."""
     result, first = [], 0
     for rows, some in zip(texts, batches, strict=True):
-        part = slice(first, first + len(some))
+        part = range(first, first + len(some))
         first += len(some)
         tokens = rows.counted.sum(dim=1).numpy()
-        before, after = (RowScores(frame.row_nats(some, _Part(both, part)).numpy(), tokens) for both in streams)
+        before, after = (RowScores(frame.row_nats(some, StreamPart(both, part)).numpy(), tokens) for both in streams)
         result.append(BothScores(before, after))
     return result
-
-
-class _Part(Sequence[Any]):
-    """Some of the batches, each read when it is asked for."""
-
-    def __init__(self, streams: Streams, part: slice) -> None:
-        self._streams, self._indices = streams, range(part.start, part.stop)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._streams[self._indices[index]]

@@ -12,6 +12,7 @@ from apt.plugins.optional.pruning.drivers import Change, Step
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.layers import CheckpointLayers, matrices_of
 from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut
+from apt.plugins.optional.pruning.streams import StreamPart
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
@@ -92,11 +93,12 @@ class MaskMethod:
             block=block,
             matrices=matrices,
             transposed=architecture.transposed,
-            streams=step.streams,
-            dense_streams=step.dense_streams,
-            dense_outputs=step.dense_outputs,
-            calls=step.calls(),
-            valid=[batch.valid for batch in step.batches],
+            # What the model is measured on stays out of sight: no method may choose by it.
+            streams=StreamPart(step.streams, range(step.fitted)),
+            dense_streams=StreamPart(step.dense_streams, range(step.fitted)),
+            dense_outputs=StreamPart(step.dense_outputs, range(step.fitted)),
+            calls=step.calls()[: step.fitted],
+            valid=[batch.valid for batch in step.batches[: step.fitted]],
             fitted=step.fitted,
             held_back=batches_to_hold_back(step.fitted),
         )

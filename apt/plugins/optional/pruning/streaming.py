@@ -12,17 +12,11 @@ from apt.console.errors import UnsupportedError, UsageError
 from apt.plugins.optional.pruning.cutting import Made, compared, keep, told
 from apt.plugins.optional.pruning.layers import CheckpointLayers
 from apt.plugins.optional.pruning.measure import TextFigures
+from apt.plugins.optional.pruning.placing import should_stream
 from apt.plugins.optional.pruning.result import PruneResult
 from apt.plugins.optional.pruning.run import Run
 from apt.plugins.optional.pruning.strategies.base import PlanPreview, StreamingStrategy
-from apt.plugins.optional.pruning.streamed import (
-    ALIVE,
-    Streamed,
-    StreamPlan,
-    prune_streamed,
-    should_stream,
-    tensor_specs,
-)
+from apt.plugins.optional.pruning.streamed import ALIVE, Streamed, StreamPlan, prune_streamed, tensor_specs
 from apt.plugins.optional.pruning.streams import MEMORY_BYTES
 from apt.plugins.optional.pruning.texts import load_texts, text_of
 

@@ -137,6 +137,21 @@ class Streams(Sequence[Tensor]):
         return self._handle
 
 
+class StreamPart(Sequence[Any]):
+    """Some of the batches, each read when it is asked for."""
+
+    def __init__(self, streams: Streams, indices: range) -> None:
+        self._streams, self._indices = streams, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return StreamPart(self._streams, self._indices[index])
+        return self._streams[self._indices[index]]
+
+
 def _write_at(handle: int, tensor: Tensor, start: int) -> None:
     values: Any = tensor.contiguous().numpy()  # numpy's stubs do not say that it is a buffer
     view = memoryview(values).cast("B")

@@ -59,6 +59,16 @@ class Batch(CalibrationBatch):
     attention_calls: tuple[dict[str, Any], ...]
 
 
+def finite(stream: Tensor) -> Tensor:
+    """Return a stream as it is.
+
+    :raises BadInputError: when it is not finite.
+    """
+    if not bool(stream.isfinite().all()):
+        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
+    return stream
+
+
 def trace(decoder: Decoder, rows: "Rows") -> list[Batch]:
     """Run the dense model once over the rows and keep its residual stream.
 
@@ -92,15 +102,6 @@ def check_ids(ids: Tensor, vocabulary: int, *, source: str) -> None:
         raise BadInputError(f"the text {source!r} has token ids outside the model's vocabulary of {vocabulary}")
 
 
-def check_finite(*streams: Tensor) -> None:
-    """Refuse a model that does not compute numbers.
-
-    :raises BadInputError: when an activation is not finite.
-    """
-    if not all(bool(stream.isfinite().all()) for stream in streams):
-        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-
-
 @torch.no_grad()
 def _trace_batch(decoder: Decoder, batch: CalibrationBatch) -> Batch:
     with ExitStack() as stack:
@@ -111,6 +112,5 @@ def _trace_batch(decoder: Decoder, batch: CalibrationBatch) -> Batch:
         # One logit a row is computed and thrown away: only the stream is of interest.
         decoder.model(input_ids=batch.ids, use_cache=False, logits_to_keep=1)
     kwargs = tuple({k: v for k, v in seen[0].items() if k != "hidden_states"} for seen in calls)
-    streams = tuple(seen[0] for seen in [*before, last])
-    check_finite(*streams)
+    streams = tuple(finite(seen[0]) for seen in [*before, last])
     return Batch(batch.order, batch.ids, batch.counted, batch.valid, streams, tuple(seen[0] for seen in middle), kwargs)

@@ -142,7 +142,9 @@ def test_ids_outside_the_vocabulary_are_refused(llama_dir: Path):
         ({"model_type": "qwen3"}, "missing keys, the first 'model.layers.0.self_attn.q_norm.weight'"),
     ],
 )
-def test_a_config_of_another_model_is_refused_before_a_layer_is_read(new_llama, tmp_path: Path, change: dict[str, Any], told: str):
+def test_a_config_of_another_model_is_refused_before_a_layer_is_read(
+    new_llama, tmp_path: Path, change: dict[str, Any], told: str
+):
     path = new_llama(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | change))

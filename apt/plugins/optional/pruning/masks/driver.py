@@ -4,9 +4,7 @@ A streamed driver makes the same :class:`~..block_work.BlockWork` from a checkpo
 """
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import BadInputError
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.frame import layers_path
+from apt.plugins.optional.pruning.layers import ModelLayers, matrices_of
 from apt.plugins.optional.pruning.masks.matrices import output_of
 from apt.plugins.optional.pruning.reconstruct import stream_error
-from apt.plugins.optional.pruning.trace import calibration_batches
+from apt.plugins.optional.pruning.trace import calibration_batches, finite
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows
@@ -47,48 +45,21 @@ class Feed:
 
 def layers_of(model: Any, architecture: Architecture) -> list[nn.Module]:
     """Return the decoder layers in order."""
-    count = architecture.dimensions(model.config.to_dict()).layers
-    return [model.get_submodule(architecture.layer_prefix.format(i).rstrip(".")) for i in range(count)]
+    return list(model.get_submodule(layers_path(architecture)))
 
 
 @torch.no_grad()
 def feed(model: Any, architecture: Architecture, rows: "Rows") -> list[Feed]:
-    """Run the model once to learn what its blocks are called with.
+    """Return the rows as they reach the first block, and what all blocks are called with.
 
-    :raises BadInputError: when a token id lies outside the vocabulary, or the activations are not finite.
+    :raises BadInputError: when a token id lies outside the vocabulary.
     """
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    if int(rows.ids.min()) < 0 or int(rows.ids.max()) >= vocabulary:
-        raise BadInputError(f"the text {rows.source!r} has token ids outside the model's vocabulary of {vocabulary}")
-    layers = layers_of(model, architecture)
+    frame = ModelLayers(model, architecture).frame()
     feeds = []
-    with progress("calibrating", len(rows), "rows") as bar:
-        for batch in calibration_batches(rows):
-            stream, calls = _calls(model, layers, batch.ids)
-            feeds.append(Feed(batch.order, batch.ids, batch.counted, batch.valid, stream, calls))
-            bar.advance(len(batch.ids))
+    for batch in calibration_batches(rows):
+        entry = frame.enter(batch.ids, source=rows.source)
+        feeds.append(Feed(batch.order, batch.ids, batch.counted, batch.valid, entry.stream, entry.calls))
     return feeds
-
-
-def _calls(model: Any, layers: Sequence[nn.Module], ids: Tensor) -> tuple[Tensor, tuple[Mapping[str, Any], ...]]:
-    """Return the first block's stream and every block's other arguments."""
-    seen: list[dict[str, Any]] = []
-
-    def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
-        named = dict(bound.arguments)
-        named |= named.pop("kwargs", {})
-        seen.append(named)
-
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.register_forward_pre_hook(remember, with_kwargs=True).remove)
-        # One logit a row is computed and thrown away.
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
-    if not bool(logits.isfinite().all()):
-        raise BadInputError("the model's activations are not finite", hint="apt_model test MODEL names the tensors")
-    streams = [call.pop("hidden_states") for call in seen]
-    return streams[0], tuple(seen)
 
 
 @dataclass(frozen=True)
@@ -117,6 +88,7 @@ def walk(
     :param prune_block: changes the block of a :class:`BlockWork` in place.
     :param held_back: see :class:`BlockWork`.
     :param what: for the progress bar.
+    :raises BadInputError: when the activations are not finite.
     """
     pruned = copy.deepcopy(model)
     streams = dense_streams = [f.stream for f in feeds]
@@ -141,4 +113,4 @@ def walk(
 
 @torch.no_grad()
 def _run(block: nn.Module, streams: Sequence[Tensor], calls: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-    return [output_of(block, stream, call) for stream, call in zip(streams, calls, strict=True)]
+    return [finite(output_of(block, stream, call)) for stream, call in zip(streams, calls, strict=True)]

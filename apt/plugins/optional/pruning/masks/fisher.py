@@ -23,6 +23,7 @@ from apt.plugins.optional.pruning.layers import matrices_of
 from apt.plugins.optional.pruning.masks.driver import Feed, layers_of
 from apt.plugins.optional.pruning.masks.matrices import output_of, passing
 from apt.plugins.optional.pruning.masks.obs import TRACE_INPUTS
+from apt.plugins.optional.pruning.trace import finite
 
 #: Up to so many floats the rows of a matrix have blocks of their own.
 ROW_VALUES: Final = 1 << 25
@@ -114,6 +115,7 @@ def sweep(
 
     :param visit: is called for each block, the last one first, with what passed its matrices, feed by feed. The loss is
         the sum over counted tokens, in nats.
+    :raises BadInputError: when the activations are not finite.
     """
     layers = layers_of(model, architecture)
     starts = [_start(model, layers, f) for f in feeds]
@@ -164,7 +166,7 @@ def _start(model: Any, layers: Sequence[nn.Module], f: Feed) -> tuple[list[Tenso
         for layer in layers:
             stack.callback(layer.register_forward_pre_hook(remember, with_kwargs=True).remove)
         stack.callback(layers[-1].register_forward_hook(begin).remove)
-        logits = model(input_ids=f.ids, use_cache=False).logits[:, :-1][f.counted]
+        logits = finite(model(input_ids=f.ids, use_cache=False).logits[:, :-1][f.counted])
         loss = torch.nn.functional.cross_entropy(logits.float(), f.ids[:, 1:][f.counted], reduction="sum")
         (gradient,) = torch.autograd.grad(loss, last)
     return streams, gradient

@@ -2,18 +2,16 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from apt.checkpoint.architecture import Architecture
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import UnsupportedError
 from apt.evaluation.scoring import score_rows
-from apt.plugins.optional.pruning.block_work import BlockMethod
+from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 from apt.plugins.optional.pruning.layers import LINEAR_ROLES, matrices_of
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.masks.driver import feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
@@ -59,8 +57,14 @@ class BlockStrategy(MaskStrategy, ABC):
         """Return the plan of the same method layer by layer."""
         from apt.plugins.optional.pruning.streamed_masks import MaskPlan
 
+        checkpoint.architecture.check_uniform("pruning")
         method = self.block_method(wanted_of(goal, self.name), effort)
-        return MaskPlan.of(method, self.plan, goal, strategy=self.name, effort=effort, seed=seed)
+
+        def prune_block(work: BlockWork) -> None:
+            with solvable():
+                method(work)
+
+        return MaskPlan.of(prune_block, self.plan, goal, strategy=self.name, effort=effort, seed=seed)
 
     def prune(self, task: Task) -> Pruned:
         """Zero the weights of a copy, block by block."""
@@ -85,18 +89,6 @@ def wanted_of(goal: Goal, strategy: str) -> Wanted:
         f"the strategy {strategy} cannot give {goal}: zeros save neither bytes nor time",
         hint="it takes --ratio or --pattern; --strategy structured takes sizes",
     )
-
-
-@contextmanager
-def solvable() -> Iterator[None]:
-    """Say in a line what is wrong when a factorisation fails.
-
-    :raises BadInputError: for a matrix that is not positive definite.
-    """
-    try:
-        yield
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, missing from the stubs
-        raise BadInputError(f"the least-squares problem cannot be solved: {error}") from error
 
 
 def zeros_by_layer(model: Any, architecture: Architecture) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork, batches_to_hold_back
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.masks.driver import Feed, Walked, feed, walk
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
 from apt.plugins.optional.pruning.masks.pattern import Wanted
@@ -16,7 +17,6 @@ from apt.plugins.optional.pruning.strategies.masked import (
     BlockStrategy,
     mean_perplexity,
     outcome,
-    solvable,
     wanted_of,
     zeros_by_layer,
 )

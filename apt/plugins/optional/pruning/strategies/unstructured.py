@@ -10,6 +10,7 @@ from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
 from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
@@ -19,7 +20,7 @@ from apt.plugins.optional.pruning.masks.refit import DAMP, refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_in_one_pass, prune_sequentially
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
 from apt.plugins.optional.pruning.strategies.base import Effort, PlanPreview, Pruned, Task
-from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, solvable, wanted_of
+from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, wanted_of
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
