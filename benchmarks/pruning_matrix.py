@@ -145,8 +145,8 @@ def make_model(name: str, axis: str) -> Any:
 
 def target(before: Any, axis: str, share: float) -> Any:
     """The sizes of a cut along one axis, nearest to the share."""
-    from apt.plugins.optional.pruning.legality import hidden_sizes, with_hidden
-    from apt.plugins.optional.pruning.plans import removed_share
+    from apt.plugins.optional.pruning.decoder.sizes import removed_share
+    from apt.plugins.optional.pruning.structure.legality import hidden_sizes, with_hidden
 
     left = 1.0 - share
     if axis == "hidden":
@@ -174,8 +174,8 @@ def cut_cells(name: str, axis: str, shares: Sequence[float], folder: Path) -> It
     from apt.checkpoint.architecture import descriptor
     from apt.console.errors import UnsupportedError
     from apt.evaluation.texts import rows_from_ids
-    from apt.plugins.optional.pruning.blocks import sizes_of
-    from apt.plugins.optional.pruning.cut_to_sizes import cut_to
+    from apt.plugins.optional.pruning.decoder.blocks import sizes_of
+    from apt.plugins.optional.pruning.structure.cut_to_sizes import cut_to
 
     model = make_model(name, axis)
     config = model.config.to_dict()

@@ -45,7 +45,7 @@ def make(directory: Path, layers: int) -> int:
 
     from apt.checkpoint.reader import INDEX_NAME
     from apt.checkpoint.writer import TensorSpec
-    from apt.plugins.optional.pruning.shards import Shards
+    from apt.plugins.optional.pruning.streaming.shards import Shards
 
     hidden, ff, vocab = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["vocab_size"]
     matrices = {
@@ -80,10 +80,11 @@ def child(model: Path, target: Path, tokens: int) -> None:
 
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import rows_from_ids
-    from apt.plugins.optional.pruning.blocks import sizes_of
-    from apt.plugins.optional.pruning.plans import removed_share, shapes, weights_budget
-    from apt.plugins.optional.pruning.streamed import prune_streamed
-    from apt.plugins.optional.pruning.streamed_cuts import CutPlan
+    from apt.plugins.optional.pruning.decoder.blocks import sizes_of
+    from apt.plugins.optional.pruning.decoder.sizes import removed_share
+    from apt.plugins.optional.pruning.streaming.cuts import CutPlan
+    from apt.plugins.optional.pruning.streaming.streamed import prune_streamed
+    from apt.plugins.optional.pruning.structure.plans import shapes, weights_budget
 
     checkpoint = Checkpoint.open(model)
     before = sizes_of(checkpoint.architecture, checkpoint.config)
@@ -128,13 +129,13 @@ def equality(directory: Path) -> list[tuple[str, bool, float]]:
     from apt.checkpoint.loading import quiet_transformers
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import rows_from_ids
-    from apt.plugins.optional.pruning.blocks import Decoder, sizes_of
-    from apt.plugins.optional.pruning.light import light_cut
-    from apt.plugins.optional.pruning.reconstruct import Calibration, reconstruct
-    from apt.plugins.optional.pruning.streamed import prune_streamed
-    from apt.plugins.optional.pruning.streamed_cuts import CutPlan
-    from apt.plugins.optional.pruning.surgery import build
-    from apt.plugins.optional.pruning.trace import trace
+    from apt.plugins.optional.pruning.decoder.blocks import Decoder, sizes_of
+    from apt.plugins.optional.pruning.decoder.trace import trace
+    from apt.plugins.optional.pruning.streaming.cuts import CutPlan
+    from apt.plugins.optional.pruning.streaming.streamed import prune_streamed
+    from apt.plugins.optional.pruning.structure.light import light_cut
+    from apt.plugins.optional.pruning.structure.reconstruct import Calibration, reconstruct
+    from apt.plugins.optional.pruning.structure.surgery import build
 
     torch.manual_seed(0)
     config = LlamaConfig(

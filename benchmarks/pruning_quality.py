@@ -29,11 +29,11 @@ from apt.checkpoint.architecture import Architecture
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import Rows, load_rows
+from apt.plugins.optional.pruning.contract import Task
+from apt.plugins.optional.pruning.decoder.leastsquares import Gram, problem
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.leastsquares import Gram, problem
 from apt.plugins.optional.pruning.masks.sequential import RIDGES, fit_on_support, obs_mask
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
-from apt.plugins.optional.pruning.strategies.base import Task
 
 #: Perplexity to reach, on the small Llama of 260,032 parameters, with full effort.
 BARS: Final = {"0.5": 5.0, "2:4": 9.0, "0.7": 12.5}

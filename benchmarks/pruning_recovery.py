@@ -26,8 +26,8 @@ from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import Rows, load_rows
 from apt.plugins.optional.pruning.operation import prune
 from apt.plugins.optional.pruning.options import PruneOptions
-from apt.plugins.optional.pruning.recovery import Recovery, find_recipe, recover
-from apt.plugins.optional.pruning.recovery_result import RecoveryResult
+from apt.plugins.optional.pruning.recovery.result import RecoveryResult
+from apt.plugins.optional.pruning.recovery.training import Recovery, find_recipe, recover
 
 
 def told(name: str, checkpoint: Checkpoint, rows: Rows, dense: float | None, cpu_seconds: float | None = None) -> float:

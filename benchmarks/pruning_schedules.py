@@ -27,11 +27,12 @@ import torch
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import Rows, load_rows
+from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.strategies.base import Task
+from apt.plugins.optional.pruning.masks.zeros import KeepZeros, zero_share
 from apt.plugins.optional.pruning.strategies.dynamic import DynamicStrategy
 from apt.plugins.optional.pruning.strategies.lottery import LotteryStrategy
-from apt.plugins.optional.pruning.trained_masks import (
+from apt.plugins.optional.pruning.strategies.trained import (
     TrainingSettings,
     apply,
     fresh,
@@ -40,7 +41,6 @@ from apt.plugins.optional.pruning.trained_masks import (
     smallest,
     training_rows,
 )
-from apt.plugins.optional.pruning.zeros import KeepZeros, zero_share
 from apt.training.runner import run
 
 

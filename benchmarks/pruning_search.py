@@ -21,16 +21,17 @@ from typing import Any, Final
 
 from pruning_structured import Row, Subject, print_row
 
+from apt.plugins.optional.pruning.contract import Task
+from apt.plugins.optional.pruning.decoder.sizes import Sizes, removed_share
+from apt.plugins.optional.pruning.decoder.trace import trace
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.plans import TOLERANCE, Sizes, removed_share
-from apt.plugins.optional.pruning.reconstruct import Calibration, reconstruct
-from apt.plugins.optional.pruning.refit import refit
-from apt.plugins.optional.pruning.search import searching_part
-from apt.plugins.optional.pruning.sensitivity import Sensitivity, Table
-from apt.plugins.optional.pruning.strategies.base import Task
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
-from apt.plugins.optional.pruning.surgery import build
-from apt.plugins.optional.pruning.trace import trace
+from apt.plugins.optional.pruning.structure.plans import TOLERANCE
+from apt.plugins.optional.pruning.structure.reconstruct import Calibration, reconstruct
+from apt.plugins.optional.pruning.structure.refit import refit
+from apt.plugins.optional.pruning.structure.search import searching_part
+from apt.plugins.optional.pruning.structure.sensitivity import Sensitivity, Table
+from apt.plugins.optional.pruning.structure.surgery import build
 
 #: Perplexity of the best single axis less that of the search, relative to the former.
 MARGIN: Final = 0.15

@@ -30,14 +30,14 @@ from apt.checkpoint.architecture import Architecture
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import Rows, load_rows
-from apt.plugins.optional.pruning.blocks import Decoder, inputs_of, sizes_of
+from apt.plugins.optional.pruning.contract import Pruned, Task
+from apt.plugins.optional.pruning.decoder.blocks import Decoder, inputs_of, sizes_of
+from apt.plugins.optional.pruning.decoder.matrices import Matrix
+from apt.plugins.optional.pruning.decoder.sizes import Sizes
+from apt.plugins.optional.pruning.decoder.trace import batches_of, trace
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.light import ChannelSums, best, column_norms
-from apt.plugins.optional.pruning.matrices import Matrix
-from apt.plugins.optional.pruning.plans import Sizes
-from apt.plugins.optional.pruning.strategies.base import Pruned, Task
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
-from apt.plugins.optional.pruning.trace import batches_of, trace
+from apt.plugins.optional.pruning.structure.light import ChannelSums, best, column_norms
 
 #: Perplexity to reach by share removed, on the small Llama of 260,032 parameters.
 BARS: Final = {0.25: 5.5, 0.4: 7.8, 0.5: 10.0}

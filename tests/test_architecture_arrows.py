@@ -105,3 +105,24 @@ def test_plugins_do_not_import_each_other_and_nobody_below_the_cli_imports_one(p
 def test_what_starts_every_command_imports_nothing_heavy(path: Path) -> None:
     for line, imported in imports(path, top_only=True):
         assert imported.split(".")[0] not in HEAVY, f"{path}:{line}: imports {imported} at the top"
+
+
+PRUNING = "apt.plugins.optional.pruning"
+
+#: The parts of the pruning room that work is done in, and what each may import of the room.
+PRUNING_PARTS = {
+    "decoder": {"decoder"},
+    "masks": {"masks", "decoder", "goals"},
+    "structure": {"structure", "decoder", "goals", "contract"},
+}
+
+
+@pytest.mark.parametrize("part", PRUNING_PARTS)
+def test_the_pruning_room_is_layered(part: str) -> None:
+    paths = [path for path in sources() if module_of(path).startswith(f"{PRUNING}.{part}.")]
+    assert paths
+    for path in paths:
+        for line, imported in imports(path):
+            if imported.startswith(f"{PRUNING}."):
+                inner = imported.removeprefix(f"{PRUNING}.").split(".")[0]
+                assert inner in PRUNING_PARTS[part], f"{path}:{line}: {part} imports {imported}"

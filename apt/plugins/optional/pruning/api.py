@@ -9,13 +9,13 @@ import torch
 from apt.checkpoint.architecture import descriptor
 from apt.evaluation.sampling import sample_rows, start_token
 from apt.evaluation.texts import DEFAULT_WINDOW, SAMPLED_ROWS, rows_from_ids
+from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.measure import cast_weights
 from apt.plugins.optional.pruning.operation import prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
 from apt.plugins.optional.pruning.run import find_strategy
-from apt.plugins.optional.pruning.strategies.base import Task
 from apt.store import model_path, resolve
 
 if TYPE_CHECKING:

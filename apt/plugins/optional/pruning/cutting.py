@@ -15,6 +15,7 @@ from apt.console.output import to_jsonable
 from apt.evaluation.memory import peak_rss_bytes
 from apt.evaluation.scoring import score_together
 from apt.evaluation.speed import SpeedComparison, compare_speed
+from apt.plugins.optional.pruning.contract import LayerCut, PlanTrial, Task
 from apt.plugins.optional.pruning.measure import (
     TextFigures,
     cast_weights,
@@ -25,7 +26,6 @@ from apt.plugins.optional.pruning.measure import (
 )
 from apt.plugins.optional.pruning.result import PruneResult
 from apt.plugins.optional.pruning.run import Run
-from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanTrial, Task
 from apt.plugins.optional.pruning.texts import Texts, load_texts
 from apt.training.output import round_weights
 

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Final
 
 from apt.console.errors import UnsupportedError
+from apt.plugins.optional.pruning.contract import FileStrategy
 from apt.plugins.optional.pruning.options import PruneOptions
-from apt.plugins.optional.pruning.placing import placed
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
-from apt.plugins.optional.pruning.strategies.base import FileStrategy
+from apt.plugins.optional.pruning.streaming.placing import placed
 from apt.plugins.optional.pruning.texts import text_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def prune(options: PruneOptions) -> "PruneResult | GraphResult":
     cutter = _cutter(run.options)
     if options.recover is None:
         return cutter(run, options.output, speed=options.speed)
-    from apt.plugins.optional.pruning.recovering import cut_and_recover
+    from apt.plugins.optional.pruning.recovery.recovering import cut_and_recover
 
     return cut_and_recover(run, cutter)
 
@@ -40,7 +40,7 @@ def prune(options: PruneOptions) -> "PruneResult | GraphResult":
 def _cutter(options: PruneOptions) -> "Cutter":
     """Return what makes the cut: in memory, or layer by layer. Only here is torch imported."""
     if options.stream:
-        from apt.plugins.optional.pruning.streaming import cut_streamed
+        from apt.plugins.optional.pruning.streaming.cutting import cut_streamed
 
         return cut_streamed
     from apt.plugins.optional.pruning.cutting import cut
@@ -57,7 +57,7 @@ def preview(options: PruneOptions) -> PrunePreview:
     options, checkpoint = run.options, run.checkpoint
     plans = run.plans
     if options.stream:
-        from apt.plugins.optional.pruning.streaming import memory_of, preview_streamed
+        from apt.plugins.optional.pruning.streaming.cutting import memory_of, preview_streamed
 
         plans = (preview_streamed(run),)
     largest = max(plans, key=lambda plan: plan.size_bytes)

@@ -6,9 +6,9 @@ from pathlib import Path
 from apt.console.table import Table
 from apt.console.units import format_bytes
 from apt.evaluation.speed import SpeedComparison
+from apt.plugins.optional.pruning.contract import LayerCut, PlanPreview, PlanTrial
 from apt.plugins.optional.pruning.measure import TextFigures
-from apt.plugins.optional.pruning.recovery_result import RecoveryResult
-from apt.plugins.optional.pruning.strategies.base import LayerCut, PlanPreview, PlanTrial
+from apt.plugins.optional.pruning.recovery.result import RecoveryResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from apt.checkpoint.atomic import check_target
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import UsageError
 from apt.evaluation.checking import check_text_ref
+from apt.plugins.optional.pruning.contract import PlanPreview, Strategy
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.options import PruneOptions
-from apt.plugins.optional.pruning.strategies.base import PlanPreview, Strategy
 
 if TYPE_CHECKING:
     from apt.registry import Component

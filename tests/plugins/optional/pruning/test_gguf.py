@@ -14,8 +14,8 @@ from apt.evaluation.texts import rows_from_ids
 from apt.plugins.builtin.ollama.export import export_gguf
 from apt.plugins.builtin.ollama.llama_cpp import LlamaCpp
 from apt.plugins.builtin.ollama.options import ExportOptions
-from apt.plugins.optional.pruning.blocks import sizes_of
-from apt.plugins.optional.pruning.cut_to_sizes import cut_to
+from apt.plugins.optional.pruning.decoder.blocks import sizes_of
+from apt.plugins.optional.pruning.structure.cut_to_sizes import cut_to
 
 pytest.importorskip("gguf", reason="the plugin's dependency gguf is not installed")
 pytest.importorskip("xllamacpp", reason="the optional dependency xllamacpp (llama.cpp) is not installed")

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
 from apt.console.progress import progress
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.frame import layers_path
-from apt.plugins.optional.pruning.layers import ModelLayers, matrices_of
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.decoder.frame import layers_path
+from apt.plugins.optional.pruning.decoder.layers import ModelLayers, matrices_of
+from apt.plugins.optional.pruning.decoder.trace import calibration_batches, finite, stream_error
 from apt.plugins.optional.pruning.masks.matrices import output_of
-from apt.plugins.optional.pruning.reconstruct import stream_error
-from apt.plugins.optional.pruning.trace import calibration_batches, finite
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
 from apt.console.progress import progress
-from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.trace import finite
 from apt.plugins.optional.pruning.masks.driver import Feed, layers_of
 from apt.plugins.optional.pruning.masks.matrices import output_of, passing
 from apt.plugins.optional.pruning.masks.obs import TRACE_INPUTS
-from apt.plugins.optional.pruning.trace import finite
 
 #: Up to so many floats the rows of a matrix have blocks of their own.
 ROW_VALUES: Final = 1 << 25

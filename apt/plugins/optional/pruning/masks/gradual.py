@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from apt.plugins.optional.pruning.block_work import BlockWork
+from apt.plugins.optional.pruning.decoder.block_work import BlockWork
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
 from apt.plugins.optional.pruning.masks.fisher import RowBlocks, rows_have_blocks

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from apt.plugins.optional.pruning.block_work import BlockWork
+from apt.plugins.optional.pruning.decoder.block_work import BlockWork
 from apt.plugins.optional.pruning.masks.fisher import RowBlocks, backward
 from apt.plugins.optional.pruning.masks.matrices import output_of, weight_of
 from apt.plugins.optional.pruning.masks.obs import embedded

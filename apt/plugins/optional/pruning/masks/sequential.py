@@ -14,10 +14,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from apt.plugins.optional.pruning.block_work import BlockWork
-from apt.plugins.optional.pruning.blocks import only_input
+from apt.plugins.optional.pruning.decoder.block_work import BlockWork
+from apt.plugins.optional.pruning.decoder.blocks import only_input
+from apt.plugins.optional.pruning.decoder.leastsquares import RIDGE, Gram, Problem, problem
 from apt.plugins.optional.pruning.goals import Pattern
-from apt.plugins.optional.pruning.leastsquares import RIDGE, Gram, Problem, problem
 from apt.plugins.optional.pruning.masks.matrices import bias_of, output_of, passing, set_weight, weight_of
 from apt.plugins.optional.pruning.masks.obs import (
     TRACE_INPUTS,

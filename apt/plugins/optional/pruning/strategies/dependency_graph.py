@@ -24,15 +24,15 @@ from apt.checkpoint.writer import CheckpointWriter
 from apt.console.errors import AptError, MissingDependencyError, UnsupportedError
 from apt.console.progress import progress
 from apt.console.table import Table
-from apt.plugins.optional.pruning.blocks import check_family
+from apt.plugins.optional.pruning.contract import PlanPreview, Pruned, Task
+from apt.plugins.optional.pruning.decoder.blocks import check_family
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.strategies.base import PlanPreview, Pruned, Task
 
 if TYPE_CHECKING:
     from apt.plugins.optional.pruning.run import Run
 
 REQUIREMENT: Final = "torch-pruning>=1.6,<1.7"
-_MODULE: Final = "apt.plugins.optional.pruning.dependency_child"
+_MODULE: Final = "apt.plugins.optional.pruning.strategies.dependency_child"
 #: Files that belong to a model for pictures.
 _PICTURE_FILES: Final = ("preprocessor_config.json", "processor_config.json")
 #: Rows of text that Taylor importance reads.

@@ -16,23 +16,21 @@ from torch import Tensor
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from apt.console.errors import UnsupportedError
+from apt.plugins.optional.pruning.contract import PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.strategies.base import PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.masks.weights import LinearWeight, linear_weights, smallest
+from apt.plugins.optional.pruning.masks.zeros import KeepZeros
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy
-from apt.plugins.optional.pruning.trained_masks import (
-    Matrix,
+from apt.plugins.optional.pruning.strategies.trained import (
     TrainingSettings,
     check_goal,
     fresh,
     identity,
-    matrices_of,
     pruned_of,
     resources_of,
-    smallest,
     state_folder,
     training_rows,
 )
-from apt.plugins.optional.pruning.zeros import KeepZeros
 from apt.training.runner import run
 
 _PLAN: Final = "magnitude pruning on a cubic schedule while training"
@@ -84,7 +82,7 @@ class DynamicStrategy(MaskStrategy):
         if settings.regrow and task.goal.pattern is not None:
             raise UnsupportedError(f"weights cannot grow again under {task.goal}", hint="--ratio, or regrow=0")
         model, key = fresh(task), identity(task, settings)
-        ramp = Ramp(matrices_of(model, task.architecture), settings, task.goal, goal)
+        ramp = Ramp(linear_weights(model, task.architecture), settings, task.goal, goal)
         with state_folder(task) as root:
             trained = run(
                 settings.training(settings.steps, task.seed), model, training_rows(task),
@@ -103,7 +101,7 @@ class Ramp(KeepZeros):
     done: the weights alone tell a resumed run which of them are held.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], settings: DynamicSettings, goal: Goal, share: float) -> None:
+    def __init__(self, matrices: Sequence[LinearWeight], settings: DynamicSettings, goal: Goal, share: float) -> None:
         super().__init__({})
         self._matrices, self._settings = matrices, settings
         self._pattern, self._share = goal.pattern, share

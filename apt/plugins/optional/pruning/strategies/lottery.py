@@ -17,22 +17,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from apt.plugins.optional.pruning.strategies.base import PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.contract import PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.masks.weights import apply, linear_weights, smallest
+from apt.plugins.optional.pruning.masks.zeros import KeepZeros
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy
-from apt.plugins.optional.pruning.trained_masks import (
+from apt.plugins.optional.pruning.strategies.trained import (
     TrainingSettings,
-    apply,
     check_goal,
     fresh,
     identity,
-    matrices_of,
     pruned_of,
     resources_of,
-    smallest,
     state_folder,
     training_rows,
 )
-from apt.plugins.optional.pruning.zeros import KeepZeros
 from apt.training.result import TrainResult
 from apt.training.runner import run
 
@@ -106,7 +104,7 @@ class _Rounds:
         model = self.train(number)
         share = self._settings.share(number + 1, self._goal)
         pattern = self._task.goal.pattern
-        matrices = matrices_of(model, self._task.architecture)
+        matrices = linear_weights(model, self._task.architecture)
         dead = smallest(matrices, share, pattern=pattern, scope=self._settings.scope)
         self._dead = {name: mask.cpu() for name, mask in dead.items()}
         _keep(kept, {**self._dead, "loss": torch.tensor(self._loss, dtype=torch.float64)})
@@ -115,7 +113,7 @@ class _Rounds:
     def train(self, number: int) -> Any:
         """Train the rewound weights under the mask of the rounds before; return the model."""
         model = fresh(self._task)
-        matrices = matrices_of(model, self._task.architecture)
+        matrices = linear_weights(model, self._task.architecture)
         rewound = self._root / f"rewind-{self._identity[:16]}.safetensors"
         if number and self._settings.rewind_step:
             model.load_state_dict(load_file(rewound), strict=False)

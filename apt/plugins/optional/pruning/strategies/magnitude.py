@@ -2,12 +2,12 @@
 
 import copy
 
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.contract import Effort, Pruned, Task
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.decoder.layers import matrices_of
 from apt.plugins.optional.pruning.masks.driver import layers_of
 from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_matrix
-from apt.plugins.optional.pruning.strategies.base import Effort, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import BlockStrategy, outcome, wanted_of
 
 

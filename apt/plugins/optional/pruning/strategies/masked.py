@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from apt.checkpoint.architecture import Architecture
 from apt.console.errors import UnsupportedError
 from apt.evaluation.scoring import score_rows
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.contract import Effort, LayerCut, PlanPreview, Pruned, Task
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.decoder.layers import LINEAR_ROLES, matrices_of
+from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.layers import LINEAR_ROLES, matrices_of
-from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.masks.driver import feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.matrices import weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
-from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, Pruned, Task
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
     from apt.evaluation.texts import Rows
-    from apt.plugins.optional.pruning.streamed_masks import MaskPlan
+    from apt.plugins.optional.pruning.streaming.masks import MaskPlan
 
 
 class MaskStrategy:
@@ -55,7 +55,7 @@ class BlockStrategy(MaskStrategy, ABC):
         self, checkpoint: "Checkpoint", goal: Goal, *, effort: Effort, seed: int, settings: Mapping[str, Any]
     ) -> "MaskPlan":
         """Return the plan of the same method layer by layer."""
-        from apt.plugins.optional.pruning.streamed_masks import MaskPlan
+        from apt.plugins.optional.pruning.streaming.masks import MaskPlan
 
         checkpoint.architecture.check_uniform("pruning")
         method = self.block_method(wanted_of(goal, self.name), effort)

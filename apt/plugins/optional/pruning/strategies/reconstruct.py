@@ -5,14 +5,14 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork, batches_to_hold_back
-from apt.plugins.optional.pruning.leastsquares import solvable
+from apt.plugins.optional.pruning.contract import Effort, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork, batches_to_hold_back
+from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.masks.driver import Feed, Walked, feed, walk
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
 from apt.plugins.optional.pruning.masks.pattern import Wanted
 from apt.plugins.optional.pruning.masks.refit import refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_sequentially
-from apt.plugins.optional.pruning.strategies.base import Effort, PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import (
     BlockStrategy,
     mean_perplexity,

@@ -1,10 +1,10 @@
 """SparseGPT: blockwise choice, and the error of what goes is handed on to the weights that stay."""
 
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.contract import Effort
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.masks.pattern import Wanted
 from apt.plugins.optional.pruning.masks.sequential import prune_in_one_pass
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
-from apt.plugins.optional.pruning.strategies.base import Effort
 from apt.plugins.optional.pruning.strategies.masked import BlockStrategy
 
 

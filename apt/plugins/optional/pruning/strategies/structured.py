@@ -10,25 +10,27 @@ from pydantic import Field
 from apt.checkpoint.architecture import Architecture
 from apt.console.errors import UnsupportedError
 from apt.options import Options
-from apt.plugins.optional.pruning.blocks import Decoder, check_family, sizes_of
-from apt.plugins.optional.pruning.budgets import budget_for, checkpoint_budget, decode_times
-from apt.plugins.optional.pruning.decode_times import DecodeTimes
-from apt.plugins.optional.pruning.footprint import Footprint
+from apt.plugins.optional.pruning.contract import Effort, PlanPreview, PlanTrial, Pruned, Task
+from apt.plugins.optional.pruning.decoder.blocks import Decoder, check_family, sizes_of
+from apt.plugins.optional.pruning.decoder.leastsquares import solvable
+from apt.plugins.optional.pruning.decoder.sizes import Sizes, describe_plan, removed_share
+from apt.plugins.optional.pruning.decoder.trace import trace
 from apt.plugins.optional.pruning.goals import Goal
-from apt.plugins.optional.pruning.leastsquares import solvable
-from apt.plugins.optional.pruning.light import even_plan, light_cut
-from apt.plugins.optional.pruning.plans import Budget, Sizes, describe_plan, removed_share
-from apt.plugins.optional.pruning.reconstruct import Calibration, Cut, mean_loss, reconstruct
-from apt.plugins.optional.pruning.refit import refit
-from apt.plugins.optional.pruning.search import Trial, legal_shapes, search, searching_part
-from apt.plugins.optional.pruning.sensitivity import Sensitivity, Table, table_path
-from apt.plugins.optional.pruning.strategies.base import Effort, LayerCut, PlanPreview, PlanTrial, Pruned, Task
-from apt.plugins.optional.pruning.surgery import build
-from apt.plugins.optional.pruning.trace import trace
+from apt.plugins.optional.pruning.structure.budgets import budget_for, checkpoint_budget, decode_times
+from apt.plugins.optional.pruning.structure.decode_times import DecodeTimes
+from apt.plugins.optional.pruning.structure.footprint import Footprint
+from apt.plugins.optional.pruning.structure.layer_cuts import layer_cuts
+from apt.plugins.optional.pruning.structure.light import even_plan, light_cut
+from apt.plugins.optional.pruning.structure.plans import Budget
+from apt.plugins.optional.pruning.structure.reconstruct import Calibration, Cut, mean_loss, reconstruct
+from apt.plugins.optional.pruning.structure.refit import refit
+from apt.plugins.optional.pruning.structure.search import Trial, legal_shapes, search, searching_part
+from apt.plugins.optional.pruning.structure.sensitivity import Sensitivity, Table, table_path
+from apt.plugins.optional.pruning.structure.surgery import build
 
 if TYPE_CHECKING:
     from apt.checkpoint.reader import Checkpoint
-    from apt.plugins.optional.pruning.streamed_cuts import CutPlan
+    from apt.plugins.optional.pruning.streaming.cuts import CutPlan
 
 #: With full effort so many of the plans are refitted before one is chosen.
 _REFITTED: Final = 4
@@ -100,7 +102,7 @@ class StructuredStrategy:
 
         :raises UnsupportedError: for an effort that needs the whole model, or a goal that no such plan meets.
         """
-        from apt.plugins.optional.pruning.streamed_cuts import CutPlan
+        from apt.plugins.optional.pruning.streaming.cuts import CutPlan
 
         architecture = checkpoint.architecture
         check_family(architecture)
@@ -176,28 +178,6 @@ def _finalists(trials: list[Trial]) -> list[Trial]:
     leading = [trial for trial in trials if first[trial.sizes.layers] is trial]
     others = [trial for trial in trials if first[trial.sizes.layers] is not trial]
     return [*leading, *others][:_REFITTED]
-
-
-def layer_cuts(cut: Cut) -> tuple[LayerCut, ...]:
-    """Return the cut layer by layer, dropped layers among them."""
-    before, after = cut.before, cut.after
-    places = {block.layer: place for place, block in enumerate(cut.blocks)}
-    result = []
-    for layer in range(before.layers):
-        dense = (before.heads, before.kv_groups, before.ff)
-        place = places.get(layer)
-        left = (0, 0, 0) if place is None else (after.heads, after.kv_groups, after.ff)
-        block = None if place is None else cut.blocks[place]
-        result.append(
-            LayerCut(
-                layer, place, dense[0], left[0], dense[1], left[1], dense[2], left[2],
-                removed_share=1.0 if block is None else 1.0 - after.layer_weights / before.layer_weights,
-                stream_error=block.stream_error if block else None,
-                kept_heads=block.heads if block else (),
-                head_importance=block.head_importance if block else (),
-            )
-        )  # fmt: skip
-    return tuple(result)
 
 
 def _told(trial: Trial, chosen: bool) -> PlanTrial:

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from apt.plugins.optional.pruning.layers import matrices_of
+from apt.plugins.optional.pruning.contract import Pruned, Task
+from apt.plugins.optional.pruning.decoder.layers import matrices_of
 from apt.plugins.optional.pruning.masks.driver import feed, layers_of
 from apt.plugins.optional.pruning.masks.fisher import DiagonalFisher, Passed, sweep
 from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_matrix
-from apt.plugins.optional.pruning.strategies.base import Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, wanted_of
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 from torch import Tensor
 
 from apt.console.errors import UnsupportedError
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.contract import Effort, PlanPreview, Pruned, Task
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.decoder.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.layers import matrices_of
-from apt.plugins.optional.pruning.leastsquares import solvable
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
 from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
@@ -19,7 +20,6 @@ from apt.plugins.optional.pruning.masks.obs import removal_trace
 from apt.plugins.optional.pruning.masks.refit import DAMP, refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_in_one_pass, prune_sequentially
 from apt.plugins.optional.pruning.masks.sparsegpt import sparsegpt
-from apt.plugins.optional.pruning.strategies.base import Effort, PlanPreview, Pruned, Task
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, wanted_of
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """Wanda: weight times input norm, within each output row; nothing is updated."""
 
-from apt.plugins.optional.pruning.block_work import BlockMethod, BlockWork
+from apt.plugins.optional.pruning.contract import Effort
+from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_rows
 from apt.plugins.optional.pruning.masks.sequential import prune_in_one_pass
 from apt.plugins.optional.pruning.masks.wanda import wanda_scores
-from apt.plugins.optional.pruning.strategies.base import Effort
 from apt.plugins.optional.pruning.strategies.masked import BlockStrategy
 
 

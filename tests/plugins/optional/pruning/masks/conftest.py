@@ -9,7 +9,7 @@ import torch
 
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.texts import rows_from_ids
-from apt.plugins.optional.pruning.block_work import BlockWork
+from apt.plugins.optional.pruning.decoder.block_work import BlockWork
 from apt.plugins.optional.pruning.masks.driver import feed, walk
 
 

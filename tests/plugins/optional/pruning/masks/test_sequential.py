@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from apt.plugins.optional.pruning.decoder.leastsquares import Gram, problem
 from apt.plugins.optional.pruning.goals import Pattern
-from apt.plugins.optional.pruning.leastsquares import Gram, problem
 from apt.plugins.optional.pruning.masks import sequential
 from apt.plugins.optional.pruning.masks.matrices import output_of, weight_of
 from apt.plugins.optional.pruning.masks.pattern import keep_of_rows

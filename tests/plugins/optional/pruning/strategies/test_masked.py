@@ -9,11 +9,11 @@ import torch
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.texts import rows_from_ids, save_rows
-from apt.plugins.optional.pruning.leastsquares import solvable
+from apt.plugins.optional.pruning.contract import StreamingStrategy
+from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.operation import prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
-from apt.plugins.optional.pruning.strategies.base import StreamingStrategy
 from apt.plugins.optional.pruning.strategies.reconstruct import ReconstructStrategy
 from apt.plugins.optional.pruning.strategies.taylor import TaylorStrategy
 from apt.plugins.optional.pruning.strategies.unstructured import UnstructuredStrategy

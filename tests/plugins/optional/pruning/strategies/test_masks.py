@@ -13,13 +13,13 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.scoring import divergence
 from apt.evaluation.texts import rows_from_ids
-from apt.plugins.optional.pruning.block_work import batches_to_hold_back
+from apt.plugins.optional.pruning.contract import StreamingStrategy, Task
+from apt.plugins.optional.pruning.decoder.block_work import batches_to_hold_back
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 from apt.plugins.optional.pruning.masks.driver import feed, walk
 from apt.plugins.optional.pruning.masks.pattern import fits
-from apt.plugins.optional.pruning.strategies.base import StreamingStrategy, Task
 from apt.plugins.optional.pruning.strategies.masked import mean_perplexity
-from apt.plugins.optional.pruning.streamed import prune_streamed
+from apt.plugins.optional.pruning.streaming.streamed import prune_streamed
 
 STRATEGIES = {
     "magnitude": "MagnitudeStrategy",
@@ -145,7 +145,7 @@ def test_full_effort_brings_every_block_nearer_than_fast(llama):
 
 
 def test_full_effort_returns_what_does_best_on_rows_held_back(llama, monkeypatch):
-    monkeypatch.setattr("apt.plugins.optional.pruning.trace.BATCH_TOKENS", 24 * 4)
+    monkeypatch.setattr("apt.plugins.optional.pruning.decoder.trace.BATCH_TOKENS", 24 * 4)
     rows = text(rows=24)
     pruned = strategy("reconstruct").prune(task(llama, Goal(ratio=0.6), "full", rows))
     again = strategy("reconstruct").prune(task(llama, Goal(ratio=0.6), "full", rows))
@@ -208,7 +208,7 @@ def test_batches_are_held_back_evenly():
 @pytest.mark.parametrize("effort", ["light", "fast", "full"])
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt", "reconstruct"])
 def test_streamed_is_as_in_memory(llama_dir: Path, tmp_path: Path, monkeypatch, name, effort):
-    monkeypatch.setattr("apt.plugins.optional.pruning.trace.BATCH_TOKENS", 24 * 4)
+    monkeypatch.setattr("apt.plugins.optional.pruning.decoder.trace.BATCH_TOKENS", 24 * 4)
     checkpoint, goal, rows = Checkpoint.open(llama_dir), Goal(ratio=0.5), text(rows=24, vocabulary=280)
     chosen = strategy(name)
     assert isinstance(chosen, StreamingStrategy)

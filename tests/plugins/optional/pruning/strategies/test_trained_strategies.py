@@ -16,12 +16,12 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, UnsupportedError
 from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import rows_from_ids
+from apt.plugins.optional.pruning.contract import Pruned, Task
 from apt.plugins.optional.pruning.goals import Goal, Pattern
-from apt.plugins.optional.pruning.strategies.base import Pruned, Task
+from apt.plugins.optional.pruning.masks.weights import linear_weights
 from apt.plugins.optional.pruning.strategies.dynamic import DynamicSettings, DynamicStrategy
 from apt.plugins.optional.pruning.strategies.lottery import LotterySettings, LotteryStrategy
 from apt.plugins.optional.pruning.strategies.magnitude import MagnitudeStrategy
-from apt.plugins.optional.pruning.trained_masks import matrices_of
 from apt.training import callbacks
 
 SHORT = {"steps": 8, "batch_rows": 4, "eval_rows": 4, "lr": 0.01}
@@ -52,7 +52,7 @@ def task(dense: Any, name: str, goal: Goal | None = None, **changes: Any) -> Tas
 
 
 def zeros(pruned: Pruned, given: Task) -> dict[str, torch.Tensor]:
-    return {m.name: m.weight.detach() == 0 for m in matrices_of(pruned.model, given.architecture)}
+    return {m.name: m.weight.detach() == 0 for m in linear_weights(pruned.model, given.architecture)}
 
 
 def loss(model: Any, given: Task) -> float:
