@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from apt.plugins.optional.pruning import preconditioner as module
+from apt.plugins.optional.pruning.structure import preconditioner as module
 from apt.plugins.optional.pruning.structure.preconditioner import Scaling, scalings
 
 

@@ -8,13 +8,13 @@ import torch
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.scoring import score_rows
 from apt.evaluation.texts import rows_from_ids
-from apt.plugins.optional.pruning import refit as module
 from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.decoder.blocks import Decoder, sizes_of
 from apt.plugins.optional.pruning.decoder.sizes import Sizes
 from apt.plugins.optional.pruning.decoder.trace import trace
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
+from apt.plugins.optional.pruning.structure import refit as module
 from apt.plugins.optional.pruning.structure.reconstruct import Calibration, mean_loss, reconstruct
 from apt.plugins.optional.pruning.structure.surgery import build
 

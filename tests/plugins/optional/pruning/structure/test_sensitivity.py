@@ -9,12 +9,12 @@ import torch
 
 from apt.checkpoint.reader import Checkpoint
 from apt.evaluation.texts import rows_from_ids
-from apt.plugins.optional.pruning import sensitivity as module
 from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.decoder.blocks import Decoder, sizes_of
 from apt.plugins.optional.pruning.decoder.trace import trace
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
+from apt.plugins.optional.pruning.structure import sensitivity as module
 from apt.plugins.optional.pruning.structure.plans import shapes, weights_budget
 from apt.plugins.optional.pruning.structure.search import search, searching_part
 from apt.plugins.optional.pruning.structure.sensitivity import Sensitivity, Table, table_path
