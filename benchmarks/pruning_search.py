@@ -26,6 +26,7 @@ from apt.plugins.optional.pruning.decoder.sizes import Sizes, removed_share
 from apt.plugins.optional.pruning.decoder.trace import trace
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
+from apt.plugins.optional.pruning.structure.hidden import Widths
 from apt.plugins.optional.pruning.structure.plans import TOLERANCE
 from apt.plugins.optional.pruning.structure.reconstruct import Calibration, reconstruct
 from apt.plugins.optional.pruning.structure.refit import refit
@@ -66,7 +67,8 @@ def axis_row(subject: Subject, axis: str, sizes: Sizes, effort: str) -> Row:
     begun = time.process_time()
     decoder = subject.decoder()
     batches = trace(decoder, subject.calibration)
-    sensitivity = Sensitivity(decoder, searching_part(batches), subject.sizes, [], Table(None))
+    widths = Widths(decoder, subject.architecture, searching_part(batches), subject.sizes)
+    sensitivity = Sensitivity(widths, [], Table(None))
     dropped = sensitivity.dropped(subject.sizes.layers - sizes.layers)
     cut = reconstruct(decoder, Calibration(batches), subject.sizes, sizes, dropped, measure=False).cut
     model = build(subject.model, subject.architecture, cut)

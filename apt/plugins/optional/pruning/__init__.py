@@ -32,7 +32,7 @@ class ModelPruningPlugin(Plugin):
         registry.add_component(
             "strategy", "structured", f"{_ROOM}.strategies.structured:StructuredStrategy",
             f"{_ROOM}.strategies.structured:StructuredSettings",
-            "layers, KV groups with their heads and ff channels, mended by least squares",
+            "layers, KV groups with their heads, ff and hidden channels, mended by least squares",
         )  # fmt: skip
         registry.add_component(
             "strategy", "magnitude", f"{_ROOM}.strategies.magnitude:MagnitudeStrategy",

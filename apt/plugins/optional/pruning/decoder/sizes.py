@@ -48,7 +48,9 @@ class Sizes:
 
     def describe(self) -> str:
         """Return the sizes in a line."""
-        return f"{self.layers} layers, {self.heads} heads, {self.kv_groups} KV groups, ff {self.ff}"
+        return (
+            f"hidden {self.hidden}, {self.layers} layers, {self.heads} heads, {self.kv_groups} KV groups, ff {self.ff}"
+        )
 
 
 def describe_plan(sizes: Sizes, dropped: Sequence[int]) -> str:

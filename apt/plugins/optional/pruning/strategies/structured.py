@@ -1,4 +1,4 @@
-"""Structured pruning: whole layers, KV groups with their query heads and ff channels go; the rest is fitted again."""
+"""Structured pruning: layers, KV groups with their query heads, ff and hidden channels go; the rest is fitted again."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.structure.budgets import budget_for, checkpoint_budget, decode_times
 from apt.plugins.optional.pruning.structure.decode_times import DecodeTimes
 from apt.plugins.optional.pruning.structure.footprint import Footprint
+from apt.plugins.optional.pruning.structure.hidden import Widths
 from apt.plugins.optional.pruning.structure.layer_cuts import layer_cuts
+from apt.plugins.optional.pruning.structure.legality import narrower
 from apt.plugins.optional.pruning.structure.light import even_plan, light_cut
 from apt.plugins.optional.pruning.structure.plans import Budget
 from apt.plugins.optional.pruning.structure.reconstruct import Calibration, Cut, mean_loss, reconstruct
@@ -54,7 +56,7 @@ class StructuredStrategy:
         check_family(architecture)
         before = sizes_of(architecture, checkpoint.config)
         budget = checkpoint_budget(goal, checkpoint, before)
-        found = legal_shapes(before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden)
+        found = _legal(before, budget, goal, architecture)
         footprint = Footprint.of_checkpoint(checkpoint)
         return [
             PlanPreview(
@@ -71,26 +73,27 @@ class StructuredStrategy:
         budget = _budget(task, before)
         if task.effort == "light":
             return _light(task, decoder, before, budget)
-        candidates = legal_shapes(before, budget, task.goal, heads_divide_hidden=task.architecture.heads_divide_hidden)
+        candidates = _legal(before, budget, task.goal, task.architecture)
         batches = trace(decoder, task.rows)
+        searched = Widths(decoder, task.architecture, searching_part(batches), before)
         with solvable():
             table = Table(table_path(task.model, task.rows))
-            trials = search(decoder, searching_part(batches), before, candidates, table)
+            trials = search(searched, candidates, table)
             if task.effort == "full":
-                trials = _refit_best(task, decoder, searching_part(batches), before, trials)
+                trials = _refit_best(searched, trials)
             best = trials[0]
-            cut = reconstruct(decoder, Calibration(batches), before, best.sizes, best.dropped, measure=False).cut
-        model = build(task.model, task.architecture, cut)
+            at = Widths(decoder, task.architecture, Calibration(batches), before).at(best.sizes.hidden)
+            cut = reconstruct(at.decoder, at.calibration, at.sizes, best.sizes, best.dropped, measure=False).cut
+        model = build(at.decoder.model, task.architecture, cut)
         if task.effort == "full":
-            errors = refit(Decoder.of(model, task.architecture), cut, batches).errors
+            errors = refit(Decoder.of(model, task.architecture), cut, at.calibration.fitted).errors
             blocks = tuple(replace(b, stream_error=e) for b, e in zip(cut.blocks, errors, strict=True))
             cut = replace(cut, blocks=blocks)
         told = tuple(_told(trial, trial is best) for trial in trials)
-        costs = Sensitivity(decoder, searching_part(batches), before, candidates, table).costs()
         fitted = None if best.fitted_loss is None else math.exp(best.fitted_loss)
         return replace(
-            _pruned(model, cut, told),
-            sensitivity=costs,
+            _pruned(model, replace(cut, before=before), told),
+            sensitivity=Sensitivity(searched, candidates, table).costs(),
             fitted_perplexity=fitted,
             held_back_perplexity=told[0].perplexity if fitted is not None else None,
         )
@@ -111,6 +114,14 @@ class StructuredStrategy:
         budget = checkpoint_budget(goal, checkpoint, before)
         after = even_plan(before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden)
         return CutPlan.of(checkpoint, after, effort=effort)
+
+
+def _legal(before: Sizes, budget: Budget, goal: Goal, architecture: Architecture) -> list[Sizes]:
+    """Return the sizes worth measuring; for a speed only those of the dense hidden size, whose times are known."""
+    return legal_shapes(
+        before, budget, goal, heads_divide_hidden=architecture.heads_divide_hidden,
+        narrower=() if goal.speed is not None else narrower(before),
+    )  # fmt: skip
 
 
 def _check_uniform(settings: Mapping[str, Any], architecture: Architecture) -> None:
@@ -152,20 +163,20 @@ def _pruned(model: Any, cut: Cut, trials: tuple[PlanTrial, ...]) -> Pruned:
     )
 
 
-def _refit_best(
-    task: Task, decoder: Decoder, calibration: Calibration, before: Sizes, trials: list[Trial]
-) -> list[Trial]:
+def _refit_best(widths: Widths, trials: list[Trial]) -> list[Trial]:
     """Measure the best plans again with their blocks refitted, since refitting helps some cuts more than others."""
     finalists = _finalists(trials)
     measured = []
-    for trial in finalists:
-        cut = reconstruct(decoder, calibration, before, trial.sizes, trial.dropped, measure=False).cut
-        pruned = Decoder.of(build(task.model, task.architecture, cut), task.architecture)
-        streams = refit(pruned, cut, calibration.fitted, calibration.held_back, steps=_TRIAL_STEPS).streams
-        fitted = len(calibration.fitted)
-        first = fitted if calibration.held_back else 0
-        loss = mean_loss(pruned, calibration.batches[first:], streams[first:])
-        measured.append(replace(trial, loss=loss, fitted_loss=mean_loss(pruned, calibration.fitted, streams[:fitted])))
+    for trial in sorted(finalists, key=lambda trial: -trial.sizes.hidden):  # only one narrow decoder is kept
+        at = widths.at(trial.sizes.hidden)
+        cut = reconstruct(at.decoder, at.calibration, at.sizes, trial.sizes, trial.dropped, measure=False).cut
+        pruned = Decoder.of(build(at.decoder.model, widths.architecture, cut), widths.architecture)
+        streams = refit(pruned, cut, at.calibration.fitted, at.calibration.held_back, steps=_TRIAL_STEPS).streams
+        fitted = len(at.calibration.fitted)
+        first = fitted if at.calibration.held_back else 0
+        loss = mean_loss(pruned, at.calibration.batches[first:], streams[first:])
+        fitted_loss = mean_loss(pruned, at.calibration.fitted, streams[:fitted])
+        measured.append(replace(trial, loss=loss, fitted_loss=fitted_loss))
     return [*sorted(measured, key=lambda trial: trial.loss), *(trial for trial in trials if trial not in finalists)]
 
 

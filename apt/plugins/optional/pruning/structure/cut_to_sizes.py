@@ -1,14 +1,14 @@
 """A cut to given sizes: no search but for the layers to drop, where those are not named."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apt.checkpoint.architecture import Architecture
 from apt.plugins.optional.pruning.decoder.blocks import Decoder, sizes_of
 from apt.plugins.optional.pruning.decoder.sizes import Sizes
 from apt.plugins.optional.pruning.decoder.trace import trace
-from apt.plugins.optional.pruning.structure.hidden import choose_channels, narrow
+from apt.plugins.optional.pruning.structure.hidden import Widths
 from apt.plugins.optional.pruning.structure.legality import check
 from apt.plugins.optional.pruning.structure.reconstruct import Calibration, Cut, reconstruct
 from apt.plugins.optional.pruning.structure.search import search
@@ -53,14 +53,9 @@ def cut_to(
     before = sizes_of(architecture, config)
     decoder = Decoder.of(model, architecture)
     check(before, after, architecture, config, type(model.config))
-    calibration = Calibration(trace(decoder, rows))
-    channels: Sequence[int] = range(before.hidden)
-    if after.hidden < before.hidden:
-        channels = choose_channels(decoder, architecture, calibration.fitted, after.hidden)
-        narrowed = narrow(decoder, architecture, calibration, channels, mend=mend)
-        decoder, calibration = Decoder.of(narrowed.model, architecture), narrowed.calibration
-        before = replace(before, hidden=after.hidden)
+    at = Widths(decoder, architecture, Calibration(trace(decoder, rows)), before, mend=mend).at(after.hidden)
     if dropped is None:
-        dropped = () if after.layers == before.layers else search(decoder, calibration, before, [after])[0].dropped
-    cut = reconstruct(decoder, calibration, before, after, dropped, mend=mend, measure=False).cut
-    return CutModel(build(decoder.model, architecture, cut), cut, tuple(channels), calibration)
+        narrow = Widths(at.decoder, architecture, at.calibration, at.sizes)
+        dropped = () if after.layers == before.layers else search(narrow, [after])[0].dropped
+    cut = reconstruct(at.decoder, at.calibration, at.sizes, after, dropped, mend=mend, measure=False).cut
+    return CutModel(build(at.decoder.model, architecture, cut), cut, tuple(at.channels), at.calibration)

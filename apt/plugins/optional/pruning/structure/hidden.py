@@ -14,6 +14,7 @@ mended in closed form, block by block, on the streams of the model narrowed so f
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -28,8 +29,9 @@ from apt.plugins.optional.pruning.decoder.branches import Branch
 from apt.plugins.optional.pruning.decoder.leastsquares import Gram, problem
 from apt.plugins.optional.pruning.decoder.matrices import Matrix
 from apt.plugins.optional.pruning.decoder.norms import Norm
+from apt.plugins.optional.pruning.decoder.sizes import Sizes
 from apt.plugins.optional.pruning.decoder.trace import Batch
-from apt.plugins.optional.pruning.structure.reconstruct import Calibration
+from apt.plugins.optional.pruning.structure.reconstruct import Calibration, mean_loss
 
 #: Matrices that read the stream before attention, and before the MLP.
 ATTENTION_READERS: Final = ("q", "k", "v")
@@ -37,16 +39,47 @@ MLP_READERS: Final = ("gate", "up")
 
 
 @dataclass(frozen=True)
-class Narrowed:
-    """A model with fewer channels in its stream.
+class Width:
+    """A decoder at a hidden size.
 
-    :param model: a copy whose modules are narrow and whose config is still the dense one: it runs block by block, and
-        :func:`~.surgery.build` makes a stock model of it.
+    :param decoder: of the narrow copy its modules are narrow and its config is still the dense one: it runs block by
+        block, and :func:`~.surgery.build` makes a stock model of it.
     :param calibration: the same rows, the dense streams reduced to the channels that stay.
+    :param sizes: the dense ones but for the hidden size.
+    :param channels: of the dense stream that stay, ascending.
+    :param loss: mean nats per counted token of the batches held back, of the fitted ones where none are; NaN for the
+        dense decoder.
     """
 
-    model: Any
+    decoder: Decoder
     calibration: Calibration
+    sizes: Sizes
+    channels: Sequence[int]
+    loss: float = math.nan
+
+
+class Widths:
+    """A dense decoder, and narrower copies of it, made and mended when they are asked for; the last one is kept.
+
+    :param calibration: the rows traced through the dense decoder.
+    """
+
+    def __init__(
+        self, decoder: Decoder, architecture: Architecture, calibration: Calibration, sizes: Sizes, *, mend: bool = True
+    ) -> None:
+        self.architecture = architecture
+        self.dense = Width(decoder, calibration, sizes, range(sizes.hidden))
+        self._mend = mend
+        self._last = self.dense
+
+    def at(self, hidden: int) -> Width:
+        """Return the decoder at a hidden size, at most the dense one."""
+        if hidden == self.dense.sizes.hidden:
+            return self.dense
+        if hidden != self._last.sizes.hidden:
+            self._last = self.dense  # what was kept goes before the next one is made
+            self._last = narrow(self.dense, self.architecture, hidden, mend=self._mend)
+        return self._last
 
 
 @torch.no_grad()
@@ -83,23 +116,23 @@ def _readers(
 
 
 @torch.no_grad()
-def narrow(
-    decoder: Decoder, architecture: Architecture, calibration: Calibration, kept: Sequence[int], *, mend: bool = True
-) -> Narrowed:
-    """Reduce the stream of a copy of the model to the channels ``kept`` and mend what that breaks.
+def narrow(dense: Width, architecture: Architecture, hidden: int, *, mend: bool = True) -> Width:
+    """Reduce the stream of a copy of the model to the ``hidden`` channels that are used most; mend what that breaks.
 
     :param mend: fit matrices by least squares; else they are only sliced, and norms rescaled.
     """
-    model = _sliced(decoder, architecture, kept)
-    narrowed = Decoder.of(model, architecture)
-    work = _Work(calibration, torch.tensor(kept), architecture.norms_add_one, mend)
+    kept = choose_channels(dense.decoder, architecture, dense.calibration.fitted, hidden)
+    narrowed = Decoder.of(_sliced(dense.decoder, architecture, kept), architecture)
+    work = _Work(dense.calibration, torch.tensor(kept), architecture.norms_add_one, mend)
     with progress("narrowing", len(narrowed.blocks), "blocks") as bar:
-        for layer, (dense, block) in enumerate(zip(decoder.blocks, narrowed.blocks, strict=True)):
-            work.attention(dense, block, layer)
-            work.mlp(dense, block, layer)
+        for layer, (block, narrow_block) in enumerate(zip(dense.decoder.blocks, narrowed.blocks, strict=True)):
+            work.attention(block, narrow_block, layer)
+            work.mlp(block, narrow_block, layer)
             bar.advance()
-        work.final(decoder, narrowed)
-    return Narrowed(model, work.narrow_calibration())
+        work.final(dense.decoder, narrowed)
+    first = work.fitted if dense.calibration.held_back else 0
+    loss = mean_loss(narrowed, work.batches[first:], work.streams[first:])
+    return Width(narrowed, work.narrow_calibration(), replace(dense.sizes, hidden=hidden), kept, loss)
 
 
 def _sliced(decoder: Decoder, architecture: Architecture, kept: Sequence[int]) -> Any:

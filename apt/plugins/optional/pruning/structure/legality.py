@@ -13,6 +13,9 @@ from apt.plugins.optional.pruning.structure.surgery import sized_config, stock_c
 #: Sizes of a plan that may only shrink.
 _AXES: Final = ("hidden", "layers", "kv_groups", "heads_per_group", "ff")
 
+#: Shares of the hidden size that a search tries.
+_NARROWER: Final = (0.875, 0.75)
+
 #: So many legal plans are told.
 _TOLD: Final = 3
 
@@ -46,7 +49,7 @@ def check(
     reason = fault(before, after, architecture)
     if reason:
         plans = nearest_legal(before, after, architecture)
-        hint = "; ".join(f"hidden {s.hidden}, {s.describe()}" for s in plans)
+        hint = "; ".join(s.describe() for s in plans)
         raise UnsupportedError(reason, hint=f"the nearest: {hint}" if plans else "")
     stock_config(config_class, sized_config(config, architecture, range(after.layers), before, after))
 
@@ -81,6 +84,16 @@ def with_hidden(before: Sizes, hidden: int) -> Sizes:
     if before.heads_fill_hidden:
         return replace(before, hidden=hidden, kv_groups=hidden // (before.head_dim * before.heads_per_group))
     return replace(before, hidden=hidden)
+
+
+def narrower(before: Sizes) -> list[int]:
+    """Return the hidden sizes that a search looks at beside the dense one: those nearest to :data:`_NARROWER`.
+
+    Two of them, since each takes a pass of its own: what a width costs cannot be told from one layer.
+    """
+    sizes = hidden_sizes(before)[1:]
+    found = {min(sizes, key=lambda size: (abs(size - share * before.hidden), -size)) for share in _NARROWER if sizes}
+    return sorted(found, reverse=True)
 
 
 def hidden_sizes(before: Sizes) -> list[int]:

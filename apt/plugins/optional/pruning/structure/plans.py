@@ -1,12 +1,12 @@
 """Which cuts are legal, and which of them remove what was asked.
 
 A plan is uniform over layers, because stock configs know one size for all. Axes: whole layers, KV groups with their
-query heads, query heads within every group, ff channels. Sizes that a stock checkpoint or a kernel would refuse are
-never proposed.
+query heads, query heads within every group, ff channels, and the hidden sizes that the caller names. Sizes that a stock
+checkpoint or a kernel would refuse are never proposed.
 """
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -62,24 +62,31 @@ def cost_budget(cost: Callable[[Sizes], float], before: Sizes, limit: float, tol
     return Budget(cost, dense, limit, limit - tolerance * dense, near=limit)
 
 
-def shapes(before: Sizes, budget: Budget, *, heads_divide_hidden: bool) -> list[Sizes]:
+def shapes(before: Sizes, budget: Budget, *, heads_divide_hidden: bool, narrower: Sequence[int] = ()) -> list[Sizes]:
     """Return the legal sizes that meet the budget: at most one ff for each of the other sizes.
+
+    :param narrower: hidden sizes that come into question beside the dense one.
 
     Where the preferred ff multiple leaves nothing between the budget's floor and limit, finer ones are tried, then
     plans up to its ``near`` mark.
     """
+    bodies = list(_bodies(before, heads_divide_hidden, narrower))
     for step in _steps(before.ff):
-        found = [s for s in _widest(before, budget, step, heads_divide_hidden) if budget.cost(s) >= budget.floor]
+        found = [s for s in _widest(bodies, budget, step) if budget.cost(s) >= budget.floor]
         if found:
             return found
-    near = _all(before, next(_steps(before.ff)), heads_divide_hidden)
+    near = _all(before, bodies, next(_steps(before.ff)))
     return [s for s in near if budget.limit < budget.cost(s) <= budget.near]
 
 
-def nearest(before: Sizes, budget: Budget, *, heads_divide_hidden: bool, count: int = 3) -> list[Sizes]:
+def nearest(
+    before: Sizes, budget: Budget, *, heads_divide_hidden: bool, narrower: Sequence[int] = (), count: int = 3
+) -> list[Sizes]:
     """Return the legal sizes whose cost is nearest to the limit, for the message that refuses a goal."""
-    everything = _all(before, next(_steps(before.ff)), heads_divide_hidden)
-    return sorted(everything, key=lambda s: (abs(budget.cost(s) - budget.limit), -s.layers, -s.heads))[:count]
+    everything = _all(before, _bodies(before, heads_divide_hidden, narrower), next(_steps(before.ff)))
+    return sorted(everything, key=lambda s: (abs(budget.cost(s) - budget.limit), -s.hidden, -s.layers, -s.heads))[
+        :count
+    ]
 
 
 def _steps(ff: int) -> Iterator[int]:
@@ -91,29 +98,30 @@ def _steps(ff: int) -> Iterator[int]:
     return (a for a in ALIGNMENTS if a <= first and (first >= _LIKED or a == 1))
 
 
-def _bodies(before: Sizes, heads_divide_hidden: bool) -> Iterator[Sizes]:
+def _bodies(before: Sizes, heads_divide_hidden: bool, narrower: Sequence[int]) -> Iterator[Sizes]:
     """Yield the sizes that a stock config accepts, with the dense ff, dense first."""
-    for layers in range(before.layers, 0, -1):
-        for groups in range(before.kv_groups, 0, -1):
-            for per_group in range(before.heads_per_group, 0, -1):
-                heads = groups * per_group
-                if before.heads_fill_hidden and heads * before.head_dim != before.hidden:
-                    continue
-                if not heads_divide_hidden or before.hidden % heads == 0:
-                    yield replace(before, layers=layers, kv_groups=groups, heads_per_group=per_group)
+    for hidden in (before.hidden, *narrower):
+        for layers in range(before.layers, 0, -1):
+            for groups in range(before.kv_groups, 0, -1):
+                for per_group in range(before.heads_per_group, 0, -1):
+                    heads = groups * per_group
+                    if before.heads_fill_hidden and heads * before.head_dim != hidden:
+                        continue
+                    if not heads_divide_hidden or hidden % heads == 0:
+                        yield replace(before, hidden=hidden, layers=layers, kv_groups=groups, heads_per_group=per_group)
 
 
-def _widest(before: Sizes, budget: Budget, step: int, heads_divide_hidden: bool) -> Iterator[Sizes]:
+def _widest(bodies: Iterable[Sizes], budget: Budget, step: int) -> Iterator[Sizes]:
     """For each body the widest ff, a multiple of ``step`` or the dense width, that keeps to the budget."""
-    for body in _bodies(before, heads_divide_hidden):
-        widths = [*range(step, before.ff, step), before.ff]
+    for body in bodies:
+        widths = [*range(step, body.ff, step), body.ff]
         fitting = bisect.bisect_right(widths, budget.limit, key=lambda ff: budget.cost(replace(body, ff=ff)))
         if fitting:
             yield replace(body, ff=widths[fitting - 1])
 
 
-def _all(before: Sizes, step: int, heads_divide_hidden: bool) -> list[Sizes]:
+def _all(before: Sizes, bodies: Iterable[Sizes], step: int) -> list[Sizes]:
     """All legal sizes that are smaller than the dense ones."""
     widths = [*range(step, before.ff, step), before.ff]
-    found = [replace(body, ff=ff) for body in _bodies(before, heads_divide_hidden) for ff in widths]
+    found = [replace(body, ff=ff) for body in bodies for ff in widths]
     return [s for s in found if s != before]

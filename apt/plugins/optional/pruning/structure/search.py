@@ -1,4 +1,4 @@
-"""Which layers, heads and ff width to give up: the best legal mixes are tried, and the measured loss decides.
+"""Which layers, heads, ff and hidden width to give up: the best legal mixes are tried, and the measured loss decides.
 
 The sensitivity table (:mod:`.sensitivity`) tells which of the mixes are worth trying. Each of those is cut and mended
 on one part of the calibration rows and its loss measured on the other. Layers are dropped greedily, each time the one
@@ -14,15 +14,15 @@ from typing import Final
 
 from apt.console.errors import UnsupportedError
 from apt.console.progress import progress
-from apt.plugins.optional.pruning.decoder.blocks import Decoder
 from apt.plugins.optional.pruning.decoder.sizes import Sizes, removed_share
 from apt.plugins.optional.pruning.decoder.trace import BATCH_TOKENS, Batch
 from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.structure.hidden import Widths
 from apt.plugins.optional.pruning.structure.plans import Budget, nearest, shapes
 from apt.plugins.optional.pruning.structure.reconstruct import Calibration, reconstruct
 from apt.plugins.optional.pruning.structure.sensitivity import Sensitivity, Table
 
-#: So many sizes come into question; where more are legal, those that cut all axes evenly come first.
+#: So many sizes of one hidden size come into question; where more are legal, those that cut all axes evenly come first.
 MAX_SHAPES: Final = 24
 
 #: So many of them are cut and measured whole.
@@ -55,22 +55,31 @@ class Trial:
     fitted_loss: float | None = None
 
 
-def legal_shapes(before: Sizes, budget: Budget, goal: Goal, *, heads_divide_hidden: bool) -> list[Sizes]:
-    """Return the sizes worth measuring, the most even cuts first.
+def legal_shapes(
+    before: Sizes, budget: Budget, goal: Goal, *, heads_divide_hidden: bool, narrower: Sequence[int] = ()
+) -> list[Sizes]:
+    """Return the sizes worth measuring, of every hidden size the most even cuts first.
+
+    :param narrower: hidden sizes that come into question beside the dense one.
 
     :raises UnsupportedError: when no legal size meets the budget of the goal; the message names the nearest.
     """
-    found = [s for s in shapes(before, budget, heads_divide_hidden=heads_divide_hidden) if s != before]
+    found = [
+        s for s in shapes(before, budget, heads_divide_hidden=heads_divide_hidden, narrower=narrower) if s != before
+    ]
     if not found:
-        plans = nearest(before, budget, heads_divide_hidden=heads_divide_hidden)
+        plans = nearest(before, budget, heads_divide_hidden=heads_divide_hidden, narrower=narrower)
         told = "; ".join(f"{_cost_text(before, s, budget, goal)} ({s.describe()})" for s in plans)
         if budget.limit >= budget.dense and goal.ratio is None:
             raise UnsupportedError(f"the dense model already has no more than {goal}", hint=f"smaller ones: {told}")
         verb = "removes" if goal.ratio is not None else "gives"
         raise UnsupportedError(f"no legal cut {verb} {goal}", hint=f"the nearest: {told}")
-    ranked = sorted(found, key=lambda s: _unevenness(before, s))
-    limit = _unevenness(before, ranked[0]) + _MAX_EXCESS
-    return [s for s in ranked if _unevenness(before, s) <= limit][:MAX_SHAPES]
+    result = []
+    for hidden in (before.hidden, *narrower):
+        ranked = sorted((s for s in found if s.hidden == hidden), key=lambda s: _unevenness(before, s))
+        limit = _unevenness(before, ranked[0]) + _MAX_EXCESS if ranked else 0.0
+        result += [s for s in ranked if _unevenness(before, s) <= limit][:MAX_SHAPES]
+    return result
 
 
 def _cost_text(before: Sizes, sizes: Sizes, budget: Budget, goal: Goal) -> str:
@@ -91,38 +100,34 @@ def _unevenness(before: Sizes, after: Sizes) -> float:
 
 
 def search(
-    decoder: Decoder,
-    calibration: Calibration,
-    before: Sizes,
-    candidates: Sequence[Sizes],
-    table: Table | None = None,
-    *,
-    measured: int = MEASURED,
+    widths: Widths, candidates: Sequence[Sizes], table: Table | None = None, *, measured: int = MEASURED
 ) -> list[Trial]:
     """Measure the candidates that the sensitivity table thinks best; the trials come best first.
 
-    :param calibration: rows that are fitted, and rows held back to measure on.
+    :param widths: the dense decoder with rows that are fitted, and rows held back to measure on.
     :param table: of this model and these rows; what is measured is kept there.
     :param measured: so many candidates are measured whole.
     """
     table = Table(None) if table is None else table
-    sensitivity = Sensitivity(decoder, calibration, before, candidates, table)
+    before = widths.dense.sizes
+    sensitivity = Sensitivity(widths, candidates, table)
     if len(candidates) > measured:
         sensitivity.measure(before.layers - min(sizes.layers for sizes in candidates))
         candidates = sorted(candidates, key=sensitivity.predicted)[:measured]
     trials = []
     with progress("searching", len(candidates), "plans") as bar:
-        for sizes in candidates:
+        # Those of one width together: only one narrow decoder is kept.
+        for sizes in sorted(candidates, key=lambda sizes: -sizes.hidden):
             dropped = sensitivity.dropped(before.layers - sizes.layers)
-            measure = partial(_loss, decoder, calibration, before, sizes, dropped)
-            loss = table.loss(plan_name(sizes, dropped), measure)
+            loss = table.loss(plan_name(sizes, dropped), partial(_loss, widths, sizes, dropped))
             trials.append(Trial(sizes, dropped, removed_share(before, sizes), loss))
             bar.advance()
     return sorted(trials, key=lambda trial: trial.loss if math.isfinite(trial.loss) else math.inf)
 
 
-def _loss(decoder: Decoder, calibration: Calibration, before: Sizes, sizes: Sizes, dropped: Sequence[int]) -> float:
-    return reconstruct(decoder, calibration, before, sizes, dropped).loss
+def _loss(widths: Widths, sizes: Sizes, dropped: Sequence[int]) -> float:
+    at = widths.at(sizes.hidden)
+    return reconstruct(at.decoder, at.calibration, at.sizes, sizes, dropped).loss
 
 
 def plan_name(sizes: Sizes, dropped: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """What every single cut costs: measured once for a model and a text, kept, and added up for plans.
 
-An entry is the loss on held-back rows after one cut and its least-squares repair: some layers dropped, or attention or
-MLP of one layer thinned to a level while all others stay dense. The sum of the rises tells which plans are worth
-measuring whole; how cuts add up is not known from it, so plans are never chosen by the table alone.
+An entry is the loss on held-back rows after one cut and its least-squares repair: some layers dropped, the hidden size
+of all layers reduced, or attention or MLP of one layer thinned to a level while all others stay dense. The sum of the
+rises tells which plans are worth measuring whole; how cuts add up is not known from it, so plans are never chosen by
+the table alone.
 
 Each entry is stored as soon as it is measured, by an atomic replacement of the file: whatever stops the process, the
 next run goes on after the last entry. The key is made of everything that entries depend on, and a file that is not
@@ -25,16 +26,16 @@ from apt.checkpoint.atomic import atomic_file
 from apt.console.errors import CannotWriteError, TargetExistsError
 from apt.console.progress import Bar, progress
 from apt.plugins.optional.pruning.contract import LayerCost
-from apt.plugins.optional.pruning.decoder.blocks import Decoder
 from apt.plugins.optional.pruning.decoder.sizes import Sizes
-from apt.plugins.optional.pruning.structure.reconstruct import Calibration, layer_loss, mean_loss, reconstruct
+from apt.plugins.optional.pruning.structure.hidden import Widths
+from apt.plugins.optional.pruning.structure.reconstruct import layer_loss, mean_loss, reconstruct
 from apt.store import user_cache
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows
 
 #: Goes up whenever entries would come out differently.
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: Shares of a layer's attention or MLP at which it is measured. Deep models are measured at fewer.
 LEVELS: Final = (0.25, 0.5, 0.75)
@@ -108,18 +109,21 @@ def table_path(model: Any, rows: "Rows") -> Path:
 class Sensitivity:
     """Measures and remembers single cuts of one model on one text.
 
-    :param calibration: rows that are fitted, and rows held back to measure on.
+    :param widths: the dense decoder with rows that are fitted, and rows held back to measure on.
+    :param candidates: the plans that come into question; they say which hidden sizes and which ways to thin attention
+        are measured.
     """
 
-    def __init__(
-        self, decoder: Decoder, calibration: Calibration, before: Sizes, bodies: Iterable[Sizes], table: Table
-    ) -> None:
-        self._decoder = decoder
-        self._calibration = calibration
-        self._before = before
+    def __init__(self, widths: Widths, candidates: Iterable[Sizes], table: Table) -> None:
+        self._widths = widths
+        self._decoder, self._calibration, self._before = (
+            widths.dense.decoder, widths.dense.calibration, widths.dense.sizes,
+        )  # fmt: skip
         self._table = table
-        self.attention_levels = _attention_levels(before, bodies)
-        self.mlp_levels = _mlp_levels(before)
+        plans = list(candidates)
+        self.attention_levels = _attention_levels(self._before, plans)
+        self.mlp_levels = _mlp_levels(self._before)
+        self.hidden_levels = sorted({sizes.hidden for sizes in plans} - {self._before.hidden})
         self._order: list[int] = []
 
     def measure(self, drops: int) -> None:
@@ -134,6 +138,8 @@ class Sensitivity:
                 for sizes in cuts:
                     self._thinned(layer, sizes)
                     bar.advance()
+        for hidden in self.hidden_levels:
+            self._narrow_loss(hidden)
         self.dropped(drops)
 
     @property
@@ -173,6 +179,9 @@ class Sensitivity:
         """Return the sum of the rises of a uniform plan, nats per token; it only ranks plans."""
         dropped = self.dropped(self._before.layers - sizes.layers)
         rise = self.drop_loss(dropped) - self.dense if dropped else 0.0
+        if sizes.hidden != self._before.hidden:
+            rise += self._narrow_loss(sizes.hidden) - self.dense
+            sizes = replace(sizes, hidden=self._before.hidden)  # single layers are thinned in the dense stream
         for layer in range(self._before.layers):
             if layer not in dropped:
                 rise += self._rise(layer, self.attention_levels, lambda s: s.attention_weights, sizes)
@@ -192,9 +201,13 @@ class Sensitivity:
                       if (loss := self._table.known(name)) is not None]  # fmt: skip
         return tuple(found)
 
+    def _narrow_loss(self, hidden: int) -> float:
+        return self._table.loss(f"hidden:{hidden}", lambda: self._widths.at(hidden).loss)
+
     def _thinned(self, layer: int, sizes: Sizes) -> float:
-        name = f"layer:{layer}:{sizes.kv_groups}x{sizes.heads_per_group}:{sizes.ff}"
-        return self._table.loss(name, lambda: layer_loss(self._decoder, self._calibration, self._before, sizes, layer))
+        return self._table.loss(
+            _thin_name(layer, sizes), lambda: layer_loss(self._decoder, self._calibration, self._before, sizes, layer)
+        )
 
     def _rise(self, layer: int, levels: Sequence[Sizes], weights: Callable[[Sizes], int], sizes: Sizes) -> float:
         """Read the rise at a width off the line through the measured levels, 0 at the dense width.
@@ -239,7 +252,9 @@ def _mlp_levels(before: Sizes) -> list[Sizes]:
 
 def _attention_levels(before: Sizes, bodies: Iterable[Sizes]) -> list[Sizes]:
     """The dense sizes with fewer heads: all legal ways when they are few, else those nearest to the levels."""
-    ways = {(body.kv_groups, body.heads_per_group) for body in bodies}
+    plans = list(bodies)
+    dense = [body for body in plans if body.hidden == before.hidden]
+    ways = {(body.kv_groups, body.heads_per_group) for body in dense or plans}
     legal = [replace(before, kv_groups=groups, heads_per_group=per_group) for groups, per_group in sorted(ways)]
     legal = [sizes for sizes in legal if sizes != before]
     if len(legal) <= _MOST_WAYS:

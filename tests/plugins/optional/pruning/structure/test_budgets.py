@@ -63,7 +63,7 @@ def test_speed_takes_the_largest_plan_that_is_predicted_to_reach_it(checkpoint: 
     assert budget.dense == 7.0 and budget.limit == pytest.approx(5.6)
     with pytest.raises(UnsupportedError, match=r"no legal cut gives 50 times the speed") as refused:
         StructuredStrategy().preview(checkpoint, Goal(speed=50.0))
-    assert "times the speed (1 layers" in refused.value.hint
+    assert "times the speed (hidden 32, 1 layers" in refused.value.hint
 
 
 def test_a_real_measurement_gives_plans_for_a_speed(checkpoint: Checkpoint):

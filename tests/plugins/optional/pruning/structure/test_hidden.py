@@ -6,12 +6,15 @@ import transformers
 
 from apt.checkpoint.architecture import descriptor
 from apt.evaluation.texts import rows_from_ids
+from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.decoder.blocks import Decoder, sizes_of
 from apt.plugins.optional.pruning.decoder.trace import trace
+from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
 from apt.plugins.optional.pruning.structure.cut_to_sizes import cut_to
-from apt.plugins.optional.pruning.structure.hidden import choose_channels
+from apt.plugins.optional.pruning.structure.hidden import Widths, choose_channels
 from apt.plugins.optional.pruning.structure.legality import with_hidden
-from apt.plugins.optional.pruning.structure.reconstruct import mean_loss
+from apt.plugins.optional.pruning.structure.reconstruct import Calibration, mean_loss
 
 COMMON = {
     "vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -114,3 +117,28 @@ def test_what_is_read_most_stays():
         model.lm_head.weight[:, [3, 9]] = 0.0
     kept = choose_channels(Decoder.of(model, architecture), architecture, batches, 46)
     assert sorted(set(range(48)) - set(kept)) == [3, 9]
+
+
+@pytest.mark.parametrize("effort", ["fast", "full"])
+def test_the_search_finds_channels_that_nobody_uses(effort: str):
+    """Attention, MLP and layers are all needed, a quarter of the channels is not: the hidden size goes, exactly."""
+    model, architecture, _ = make_model("llama-tied")
+    kill_channels(model, architecture, list(range(0, 48, 4)))
+    said = model.generate(IDS.view(-1, 4), max_new_tokens=28, do_sample=False, eos_token_id=None)
+    task = Task(model, architecture, Goal(ratio=0.25), rows_from_ids(said, source="its own text"), effort)
+    pruned = StructuredStrategy().prune(task)
+    assert pruned.model.config.hidden_size == 36 and pruned.plan.startswith("hidden 36, 3 layers")
+    assert pruned.removed_share == pytest.approx(0.25)
+    assert all(layer.removed_share == pytest.approx(0.25) for layer in pruned.layers)
+    assert apart(pruned.model, model) < 1e-4
+
+
+def test_the_last_width_is_kept_and_no_other():
+    model, architecture, before = make_model("gemma2")
+    decoder = Decoder.of(model, architecture)
+    widths = Widths(decoder, architecture, Calibration(trace(decoder, ROWS)), before)
+    assert widths.at(48) is widths.dense
+    first = widths.at(40)
+    assert widths.at(40) is first and first.sizes == with_hidden(before, 40) and len(first.channels) == 40
+    assert widths.at(36).sizes.hidden == 36
+    assert widths.at(40) is not first

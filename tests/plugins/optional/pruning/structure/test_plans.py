@@ -1,5 +1,7 @@
 """Legal sizes, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.decoder.sizes import Sizes, removed_share
 from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.structure.legality import narrower
 from apt.plugins.optional.pruning.structure.plans import SLACK, TOLERANCE, cost_budget, nearest, shapes, weights_budget
 from apt.plugins.optional.pruning.structure.search import MAX_SHAPES, legal_shapes
 
@@ -43,7 +46,7 @@ def test_an_impossible_ratio_is_refused_with_the_nearest_plans():
     one_layer = Sizes(hidden=256, head_dim=32, layers=1, kv_groups=1, heads_per_group=1, ff=4)
     with pytest.raises(UnsupportedError, match=r"no legal cut removes 25\.0%") as refused:
         legal_shapes(one_layer, weights_budget(one_layer, 0.25), Goal(ratio=0.25), heads_divide_hidden=True)
-    assert "the nearest: 6.4% (1 layers, 1 heads, 1 KV groups, ff 1)" in refused.value.hint
+    assert "the nearest: 6.4% (hidden 256, 1 layers, 1 heads, 1 KV groups, ff 1)" in refused.value.hint
     assert nearest(TINY, weights_budget(TINY, 0.5), heads_divide_hidden=True)[0].weights == TINY.weights // 2
 
 
@@ -76,3 +79,21 @@ def test_a_goal_that_the_dense_model_meets_is_refused():
 def test_a_width_that_suits_no_kernel_gives_every_width():
     odd = Sizes(hidden=64, head_dim=8, layers=5, kv_groups=4, heads_per_group=2, ff=172)
     assert Sizes(64, 8, 5, 4, 1, 134) in shapes(odd, weights_budget(odd, 0.25), heads_divide_hidden=True)
+
+
+def test_narrower_plans_meet_the_budget_and_fit_their_own_heads():
+    assert narrower(TINY) == [224, 192]
+    assert narrower(replace(TINY, hidden=4096)) == [3584, 3072]
+    budget = weights_budget(TINY, 0.3)
+    plain = legal_shapes(TINY, budget, Goal(ratio=0.3), heads_divide_hidden=True)
+    found = legal_shapes(TINY, budget, Goal(ratio=0.3), heads_divide_hidden=True, narrower=[224, 192])
+    assert found[: len(plain)] == plain
+    assert {s.hidden for s in found[len(plain) :]} == {224, 192}
+    assert all(s.hidden % s.heads == 0 and budget.floor <= budget.cost(s) <= budget.limit for s in found)
+
+
+def test_where_heads_fill_the_hidden_size_both_shrink_together():
+    gpt2 = Sizes(768, 64, 12, 12, 1, 3072, mlp_matrices=2, heads_fill_hidden=True)
+    assert narrower(gpt2) == [704, 576]
+    found = shapes(gpt2, weights_budget(gpt2, 0.3), heads_divide_hidden=False, narrower=narrower(gpt2))
+    assert {(s.hidden, s.heads) for s in found} == {(768, 12), (704, 11), (576, 9)}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from apt.plugins.optional.pruning.decoder.trace import trace
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.strategies.structured import StructuredStrategy
 from apt.plugins.optional.pruning.structure import sensitivity as module
+from apt.plugins.optional.pruning.structure.hidden import Widths
+from apt.plugins.optional.pruning.structure.legality import narrower
 from apt.plugins.optional.pruning.structure.plans import shapes, weights_budget
 from apt.plugins.optional.pruning.structure.search import search, searching_part
 from apt.plugins.optional.pruning.structure.sensitivity import Sensitivity, Table, table_path
@@ -28,7 +31,7 @@ def setting(llama_dir: Path):
     model = checkpoint.load()
     decoder = Decoder.of(model, checkpoint.architecture)
     before = sizes_of(checkpoint.architecture, checkpoint.config)
-    return model, rows, decoder, searching_part(trace(decoder, rows)), before
+    return model, rows, Widths(decoder, checkpoint.architecture, searching_part(trace(decoder, rows)), before)
 
 
 def test_an_entry_is_measured_once_and_survives(tmp_path: Path):
@@ -70,7 +73,7 @@ def test_a_place_that_cannot_be_written_costs_no_result(tmp_path: Path):
 
 
 def test_the_name_depends_on_weights_and_text(setting, apt_home: Path):
-    model, rows, *_ = setting
+    model, rows, _ = setting
     first = table_path(model, rows)
     assert first == table_path(model, rows) and apt_home.parent in first.parents
     assert table_path(model, rows.take(list(range(79)))) != first
@@ -80,10 +83,11 @@ def test_the_name_depends_on_weights_and_text(setting, apt_home: Path):
 
 
 def test_every_axis_of_every_layer_is_measured_once(setting):
-    _, _, decoder, calibration, before = setting
+    widths = setting[2]
+    before = widths.dense.sizes
     candidates = shapes(before, weights_budget(before, 0.3), heads_divide_hidden=True)
     table = Table(None)
-    sensitivity = Sensitivity(decoder, calibration, before, candidates, table)
+    sensitivity = Sensitivity(widths, candidates, table)
     assert sensitivity.costs() == ()
     sensitivity.measure(1)
     count = len(table)
@@ -99,16 +103,36 @@ def test_every_axis_of_every_layer_is_measured_once(setting):
 
 
 def test_a_second_search_measures_nothing_again(setting, tmp_path: Path, monkeypatch):
-    _, _, decoder, calibration, before = setting
+    widths = setting[2]
+    before = widths.dense.sizes
     candidates = shapes(before, weights_budget(before, 0.3), heads_divide_hidden=True)
-    first = search(decoder, calibration, before, candidates, Table(tmp_path / "t.json"), measured=2)
+    first = search(widths, candidates, Table(tmp_path / "t.json"), measured=2)
     assert len(first) == 2
     monkeypatch.setattr(module, "layer_loss", lambda *_: pytest.fail("measured twice"))
-    assert search(decoder, calibration, before, candidates, Table(tmp_path / "t.json"), measured=2) == first
+    assert search(widths, candidates, Table(tmp_path / "t.json"), measured=2) == first
+
+
+def test_narrower_plans_are_told_from_one_pass_each(setting, monkeypatch):
+    widths = setting[2]
+    before = widths.dense.sizes
+    narrow = narrower(before)
+    candidates = shapes(before, weights_budget(before, 0.4), heads_divide_hidden=True, narrower=narrow)
+    assert {sizes.hidden for sizes in candidates} == {before.hidden, *narrow}
+    table = Table(None)
+    sensitivity = Sensitivity(widths, candidates, table)
+    sensitivity.measure(before.layers - 1)
+    for hidden in narrow:
+        loss = table.known(f"hidden:{hidden}")
+        alone = replace(before, hidden=hidden)
+        assert loss is not None and sensitivity.predicted(alone) == pytest.approx(loss - sensitivity.dense)
+    (trial,) = search(widths, [min(candidates, key=lambda sizes: sizes.hidden)], table)
+    assert trial.sizes.hidden == narrow[-1] and math.isfinite(trial.loss)
+    monkeypatch.setattr(widths, "at", lambda _: pytest.fail("made twice"))
+    assert search(widths, [trial.sizes], table) == [trial]
 
 
 def test_a_kept_table_changes_no_weight(setting, llama_dir: Path, apt_home: Path):
-    model, rows, *_ = setting
+    model, rows, _ = setting
     architecture = Checkpoint.open(llama_dir).architecture
     one, two = (StructuredStrategy().prune(Task(model, architecture, Goal(ratio=0.3), rows)) for _ in range(2))
     assert one.trials == two.trials and one.sensitivity == two.sensitivity
