@@ -1,6 +1,9 @@
 """Training over several processes."""
 
+import atexit
+import gc
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +18,24 @@ def processes() -> Any:
     """
     from accelerate import PartialState
 
+    _leave_at_exit()
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+@cache
+def _leave_at_exit() -> None:
+    """Have the group left when the process ends.
+
+    A thread of gloo that drops a tensor while the interpreter is shut down aborts the process. Leaving ends the
+    threads, if nothing holds the group: wrapped models do until they are collected.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def on_first(action: Callable[[], _Result]) -> _Result:
