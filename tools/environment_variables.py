@@ -30,6 +30,8 @@ READ: Final = {
     "OMP_NUM_THREADS": "Threads of one of torch's operations; all cores when absent. `debug` tells of too many.",
     "TRANSFORMERS_OFFLINE": "transformers: no Hub is asked; `debug` tells when it is set.",
     "RANK": "Number of a process, set by torchrun: only the first one prints and writes.",
+    "TORCHELASTIC_RUN_ID": "A job of torchrun, set by it: operations that one process does are refused in several.",
+    "WORLD_SIZE": "Number of processes, set by torchrun.",
     "WANDB_API_KEY": "The key of W&B: with one, `tracking.wandb_mode` is online by default. It is never written down.",
     "WANDB_IDENTITY_TOKEN_FILE": "Another way to sign in to W&B; counts as a key.",
     "WANDB_BASE_URL": "The server of W&B; `https://api.wandb.ai` when absent.",

@@ -1,4 +1,4 @@
-"""Keeps a run from being steered by anything but its config."""
+"""What a process is started with: nothing but its config steers a run, and most operations are done by one process."""
 
 import os
 from collections.abc import Iterator
@@ -6,10 +6,24 @@ from contextlib import contextmanager
 from typing import Final
 
 from apt.console import output
+from apt.console.errors import UsageError
 
 #: Variables by which accelerate would change precision, accumulation, compilation or sharding behind a config's back.
 #: Which processes there are (RANK, WORLD_SIZE, MASTER_ADDR, …) and what hardware is used is not among them.
 _PREFIXES: Final = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+
+
+def check_alone(operation: str) -> None:
+    """Refuse an operation that several processes would each do, and write to the same place.
+
+    :raises UsageError: when ``torchrun`` started more than one process.
+    """
+    together = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and together != "1":
+        raise UsageError(
+            f"torchrun started {together} processes, and {operation} is done by one",
+            hint="only apt_model train goes with torchrun; its configs know distillation too",
+        )
 
 
 @contextmanager

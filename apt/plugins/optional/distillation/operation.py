@@ -24,6 +24,7 @@ from apt.plugins.optional.distillation.texts import text_of
 from apt.registry import Registry
 from apt.training.config import TrainConfig
 from apt.training.data.rows import is_stream
+from apt.training.environment import check_alone
 from apt.training.opening import check_possible
 from apt.training.output import round_weights, write_trained
 from apt.training.result import TrainResult
@@ -55,10 +56,11 @@ def distill(options: DistillOptions, *, registry: Registry | None = None) -> Dis
     A killed call that is given again goes on from its last saved state; the state of another call is refused.
 
     :param registry: where a config's components are looked up; those of all plugins when absent.
-    :raises UsageError: when the state beside the output is of another call.
+    :raises UsageError: when the state beside the output is of another call, or several processes were started.
     :raises UnsupportedError: when the tokenizers differ.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     """
+    check_alone("distill")
     registry = registry or current().registry()
     pair = open_pair(options)
     config = options.training(steps=options.steps or DEFAULT_STEPS, registry=registry)

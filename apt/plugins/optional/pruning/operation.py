@@ -9,6 +9,7 @@ from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
 from apt.plugins.optional.pruning.streaming.placing import placed
 from apt.plugins.optional.pruning.texts import text_of
+from apt.training.environment import check_alone
 
 if TYPE_CHECKING:
     from apt.plugins.optional.pruning.cutting import Cutter
@@ -21,10 +22,12 @@ _VALUE_BYTES: Final = 4
 def prune(options: PruneOptions) -> "PruneResult | GraphResult":
     """Prune a checkpoint.
 
+    :raises UsageError: when several processes were started.
     :raises UnsupportedError: for an architecture, a strategy or a goal that cannot be met.
     :raises TargetExistsError: when the output exists and ``overwrite`` is false.
     :raises CheckFailedError: when what was written does not compute what was cut; nothing is left then.
     """
+    check_alone("prune")
     run = Run.open(options)
     if isinstance(run.strategy, FileStrategy):
         return run.strategy.prune_files(_alone(run))
