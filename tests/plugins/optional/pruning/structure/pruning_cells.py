@@ -132,7 +132,7 @@ def make_model(name: str, axis: str) -> Any:
     hidden, head_dim = (360, 4) if wide else (160, 8)
     if family.sharing != "gqa" and not wide:
         groups = {"mha": heads, "mqa": 1}[family.sharing]
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": VOCAB, "hidden_size": hidden, "intermediate_size": 160,
         "num_hidden_layers": {"depth": 20}.get(axis, 2), "num_attention_heads": heads, "num_key_value_heads": groups,
         "head_dim": head_dim, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": None,
