@@ -56,7 +56,8 @@ def table(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
         yield line
     yield from (f"[{number}] {reason}" for reason, number in refusals.items())
     for (name, axis), reason in REFUSALS.items():
-        yield f"has to be refused: {name} {axis} ({reason})"
+        if any((cell.family, cell.axis) == (name, axis) for cell in cells):
+            yield f"has to be refused: {name} {axis} ({reason})"
 
 
 def main() -> int:
