@@ -19,7 +19,7 @@ import time
 from dataclasses import replace
 from typing import Any, Final
 
-from pruning_structured import Row, Subject, print_row
+from pruning_table import HEADER, Row, Subject
 
 from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.decoder.sizes import Sizes, removed_share
@@ -76,7 +76,7 @@ def axis_row(subject: Subject, axis: str, sizes: Sizes, effort: str) -> Row:
         refit(subject.decoder(model), cut, batches)
     seconds = time.process_time() - begun
     plan = sizes.describe() + (f" (without {', '.join(map(str, dropped))})" if dropped else "")
-    return subject.measured(axis, 0.0, removed_share(subject.sizes, sizes), model, seconds, plan)
+    return subject.measured(axis, removed_share(subject.sizes, sizes), model, seconds, plan)
 
 
 def search_row(subject: Subject, goal: Goal, name: str, effort: Any) -> Row:
@@ -85,7 +85,7 @@ def search_row(subject: Subject, goal: Goal, name: str, effort: Any) -> Row:
     task = Task(subject.model, subject.architecture, goal, subject.calibration, effort)
     pruned = StructuredStrategy().prune(task)
     seconds = time.process_time() - begun
-    return subject.measured(name, 0.0, pruned.removed_share, pruned.model, seconds, pruned.plan)
+    return subject.measured(name, pruned.removed_share, pruned.model, seconds, pruned.plan)
 
 
 def main() -> int:
@@ -102,7 +102,8 @@ def main() -> int:
         os.environ["XDG_CACHE_HOME"] = cache  # the first search finds no table of an earlier run
         subject = Subject.open(arguments.model, arguments.rows)
         print(f"{arguments.model}: perplexity on {subject.heldout.tokens:,} held-out tokens ({arguments.rows})")
-        print(f"{'':<20} {'removed':>7} {'held-out':>9} {'95 %':^20} {'calibr.':>9} {'CPU s':>8}  plan")
+        dense = subject.dense_row()
+        print(f"{HEADER}\n{dense.told()}", flush=True)
         parameters = round(arguments.parameters * sum(p.numel() for p in subject.model.parameters()))
         goal = Goal(parameters=parameters) if arguments.ratio is None else Goal(ratio=arguments.ratio)
         first = search_row(subject, goal, "search", arguments.effort)
@@ -110,7 +111,7 @@ def main() -> int:
         axes = [axis_row(subject, axis, sizes, arguments.effort) for axis, sizes in plans.items()]
         second = search_row(subject, Goal(ratio=arguments.second), "second target, fast", "fast")
     for row in [*axes, first, second]:
-        print_row(row)
+        print(row.told(dense))
     # An axis that cannot remove the same share is no rival: it is shown, and not compared.
     rivals = [row.value for row in axes if abs(row.share - first.share) <= TOLERANCE]
     figures = {

@@ -1,10 +1,9 @@
-"""A sample of ``benchmarks/pruning_matrix.py``: every family once, every axis, reloaded by a new stock process."""
+"""A sample of the architecture matrix: every family once, every axis, reloaded by a new stock process."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from pruning_cells import FAMILIES, LOGITS_WITHIN, REFUSALS, Cell, cut_cells, reload
 from safetensors.torch import load_file, save_file
 
 SAMPLE = {
@@ -14,32 +13,34 @@ SAMPLE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def matrix(monkeypatch: pytest.MonkeyPatch):
-    path = Path(__file__).parents[5] / "benchmarks" / "pruning_matrix.py"
-    spec = importlib.util.spec_from_file_location("pruning_matrix", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "pruning_matrix", module)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_family_loses_what_was_asked_and_reloads(matrix, tmp_path: Path):
-    assert set(SAMPLE) == set(matrix.FAMILIES)
-    cells = []
-    for name, (axis, share) in SAMPLE.items():
-        cells += matrix.cut_cells(name, axis, [share], tmp_path)
-    (refused,) = matrix.cut_cells("gpt2", "heads", [0.5], tmp_path)
-    (damaged,) = matrix.cut_cells("mistral", "ff", [0.5], tmp_path)
+def test_each_family_loses_what_was_asked_and_reloads(tmp_path: Path):
+    assert set(SAMPLE) == set(FAMILIES)
+    cells = [cell for name, (axis, share) in SAMPLE.items() for cell in cut_cells(name, axis, [share], tmp_path)]
+    (damaged,) = cut_cells("mistral", "ff", [0.5], tmp_path)
     path = tmp_path / damaged.name / "model.safetensors"
     tensors = load_file(path)
     tensors["model.layers.0.mlp.down_proj.weight"] += 0.5
     save_file(tensors, path, metadata={"format": "pt"})
-    matrix.reload([*cells, refused, damaged], tmp_path)
+    reload([*cells, damaged], tmp_path)
     for cell in cells:
         assert not cell.refused and cell.good, cell
-    assert "no head size in its config" in refused.refused and "the nearest" in refused.refused
-    assert refused.good
-    assert not damaged.good and damaged.apart > matrix.LOGITS_WITHIN
+    assert not damaged.good and damaged.apart > LOGITS_WITHIN
+
+
+@pytest.mark.parametrize(("name", "axis"), REFUSALS)
+def test_what_has_to_be_refused_is_refused_for_that_reason(name: str, axis: str, tmp_path: Path):
+    (cell,) = cut_cells(name, axis, [0.5], tmp_path)
+    assert cell.good, cell
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_other_refusal_is_good():
+    (name, axis), reason = next(iter(REFUSALS.items()))
+    told = f"{reason} (the nearest: some sizes)"
+    assert Cell(name, axis, 0.5, refused=told).good
+    assert not Cell(name, axis, 0.5, refused=reason).good  # without the nearest sizes
+    assert not Cell(name, axis, 0.5, refused="unknown family (the nearest: none)").good
+    assert not Cell("llama-gqa", axis, 0.5, refused=told).good
+    met = {"removed": 0.5, "apart": 0.0, "alike": True, "clean": True}
+    assert Cell("llama-gqa", axis, 0.5, **met).good
+    assert not Cell(name, axis, 0.5, **met).good  # what stock models cannot be
