@@ -16,7 +16,7 @@ SAMPLE = {
 
 @pytest.fixture
 def matrix(monkeypatch: pytest.MonkeyPatch):
-    path = Path(__file__).parents[4] / "benchmarks" / "pruning_matrix.py"
+    path = Path(__file__).parents[5] / "benchmarks" / "pruning_matrix.py"
     spec = importlib.util.spec_from_file_location("pruning_matrix", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
