@@ -1,6 +1,6 @@
 """The walk through a model in memory: rows in, block after block in work, the pruned stream out.
 
-A streamed driver makes the same :class:`~..block_work.BlockWork` from a checkpoint; what prunes does not see which.
+A streamed driver makes the same :class:`~.decoder.block_work.BlockWork` from a checkpoint; what prunes does not see which.
 """
 
 import copy

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class MaskStrategy:
-    """A strategy that takes a ratio or a pattern and leaves all sizes as they are; see :class:`~.base.Strategy`."""
+    """A strategy that takes a ratio or a pattern and leaves all sizes as they are; see :class:`~.contract.Strategy`."""
 
     #: The component's name.
     name: ClassVar[str]

@@ -45,7 +45,7 @@ class UnstructuredStrategy(MaskStrategy):
     plan = "each matrix gives what the loss can spare, the others are fitted again"
 
     def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
-        """Return the one plan; see :class:`~.base.Strategy`."""
+        """Return the one plan; see :class:`~.contract.Strategy`."""
         _ratio_of(goal)
         return super().preview(checkpoint, goal)
 
