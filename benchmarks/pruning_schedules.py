@@ -29,18 +29,11 @@ from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import Rows, load_rows
 from apt.plugins.optional.pruning.contract import Task
 from apt.plugins.optional.pruning.goals import Goal
+from apt.plugins.optional.pruning.masks.weights import apply, linear_weights, smallest
 from apt.plugins.optional.pruning.masks.zeros import KeepZeros, zero_share
 from apt.plugins.optional.pruning.strategies.dynamic import DynamicStrategy
 from apt.plugins.optional.pruning.strategies.lottery import LotteryStrategy
-from apt.plugins.optional.pruning.strategies.trained import (
-    TrainingSettings,
-    apply,
-    fresh,
-    matrices_of,
-    resources_of,
-    smallest,
-    training_rows,
-)
+from apt.plugins.optional.pruning.strategies.trained import TrainingSettings, fresh, resources_of, training_rows
 from apt.training.runner import run
 
 
@@ -48,7 +41,7 @@ def at_once(task: Task, steps: int, folder: Path) -> Any:
     """One-shot magnitude pruning, then ``steps`` optimizer steps under the mask."""
     settings = TrainingSettings(**task.settings)
     model = fresh(task)
-    matrices = matrices_of(model, task.architecture)
+    matrices = linear_weights(model, task.architecture)
     dead = smallest(matrices, task.goal.share or 0.0, pattern=task.goal.pattern, scope=settings.scope)
     apply(matrices, dead)
     if steps:
@@ -114,7 +107,7 @@ def main() -> int:
         for label, way in ways.items():
             begun = time.process_time()
             pruned = way()
-            share = zero_share(m.weight for m in matrices_of(pruned, checkpoint.architecture))
+            share = zero_share(m.weight for m in linear_weights(pruned, checkpoint.architecture))
             value = found[label] = perplexity(score_rows(pruned, heldout)).value
             seconds = time.process_time() - begun
             print(

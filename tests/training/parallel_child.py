@@ -3,6 +3,7 @@
 python -m torch.distributed.run --nproc-per-node 2 parallel_child.py FOLDER
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -96,6 +97,7 @@ def guarded(folder: Path, on_fault: str, sharding: str = "none") -> Any:
 
 
 def main(folder: Path) -> None:
+    gc.freeze()  # accelerate collects garbage twice a run, and would go through all that was imported
     found: dict[str, Any] = {}
     for name in LOSSES:
         for accumulate in (1, 2):

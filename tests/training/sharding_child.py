@@ -3,6 +3,7 @@
 python -m torch.distributed.run --nproc-per-node 2 sharding_child.py FOLDER MODEL
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from apt.training.runner import run, steps_within
 #: What is trained and how; the first has parameters in the loss, and its best weights in the middle.
 CASES: dict[str, dict[str, Any]] = {
     "adamw": {"grad_accum": 2, "steps": 8, "loss": {"name": "distill", "strategy": "feature"}},
-    "muon": {"optimizer": {"name": "muon"}},
+    "muon": {"optimizer": {"name": "muon"}, "steps": 2, "eval_every": 1},
     "lora": {"tuning": {"name": "lora", "r": 4}},
     "frozen": {"tuning": {"name": "frozen", "last_layers": 1}},
 }
@@ -84,6 +85,7 @@ def checkpoint(folder: Path, model: str, **train: Any) -> str | None:
 
 
 def main(folder: Path, model: str) -> None:
+    gc.freeze()  # accelerate collects garbage twice a run, and would go through all that was imported
     found: dict[str, Any] = {name: trained(folder / name, name, 2) for name in (*CASES, "spoiled")}
     for name in ("adamw", "muon"):
         try:

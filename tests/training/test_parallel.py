@@ -1,9 +1,6 @@
 """Several processes: DDP over two gloo processes equals one process."""
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,11 @@ CHILD = Path(__file__).with_name("parallel_child.py")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def two(on_two_processes: Callable[..., Any]) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of a job of two processes, and what each of them found."""
-    folder = tmp_path_factory.mktemp("two")
-    paths = os.pathsep.join([str(CHILD.parent), *sys.path])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    job = subprocess.run(
-        [*torchrun, str(CHILD), str(folder)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert job.returncode == 0, job.stderr[-4000:]
-    assert job.stdout == ""
-    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    folder, found = on_two_processes(CHILD)
+    assert (folder / "stdout").read_text() == ""
+    return folder, found
 
 
 @pytest.mark.parametrize("loss", ["ce", "distill"])

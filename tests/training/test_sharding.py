@@ -1,10 +1,7 @@
 """Sharded parameters: a run over two gloo processes is the run of one, its files are too, and it resumes exactly."""
 
-import json
 import math
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +22,10 @@ TOLERANCES = {"muon": 5e-3}
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, llama_dir: Path) -> tuple[Path, list[dict[str, Any]]]:
+def two(on_two_processes: Callable[..., Any], llama_dir: Path) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of a job of two processes, and what each of them found."""
-    folder = tmp_path_factory.mktemp("two")
-    paths = os.pathsep.join([str(CHILD.parent), *sys.path])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    job = subprocess.run(
-        [*torchrun, str(CHILD), str(folder), str(llama_dir)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert job.returncode == 0, job.stderr[-4000:]
-    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    folder, found = on_two_processes(CHILD, str(llama_dir))
+    return folder, found
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from apt.checkpoint.architecture import Architecture
+from apt.checkpoint.architecture import Architecture, Dimensions
 from apt.plugins.optional.pruning.goals import Goal
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ class LayerCut:
     stream_error: float | None = None
     kept_heads: tuple[int, ...] = ()
     head_importance: tuple[float, ...] = ()
+
+    @classmethod
+    def masked(cls, layer: int, sizes: Dimensions, removed_share: float, stream_error: float | None) -> "LayerCut":
+        """Return what became of a layer in which weights are zero and all sizes stay."""
+        same = (sizes.heads,) * 2 + (sizes.kv_heads,) * 2 + (sizes.ff,) * 2
+        return cls(layer, layer, *same, removed_share=removed_share, stream_error=stream_error)
 
 
 @dataclass(frozen=True, slots=True)

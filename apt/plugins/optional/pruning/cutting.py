@@ -51,6 +51,7 @@ class Made:
     """What a strategy did, without the model.
 
     :param removed_share: share of the decoder's linear weights that is gone or zero, exactly.
+    :param fitted_perplexity: see :class:`~.contract.Pruned`; so ``held_back_perplexity``.
     """
 
     plan: str
@@ -58,6 +59,8 @@ class Made:
     smaller: bool
     layers: tuple[LayerCut, ...]
     trials: tuple[PlanTrial, ...] = ()
+    fitted_perplexity: float | None = None
+    held_back_perplexity: float | None = None
 
 
 def cut(run: Run, target: Path, *, speed: bool) -> PruneResult:
@@ -109,7 +112,10 @@ def _strategy(run: Run, dense: Any, texts: Texts) -> tuple[Any, Made]:
             run.settings, run.work_dir / _STRATEGY, run.checkpoint.stored_dtype,
         )
     )  # fmt: skip
-    return pruned.model, Made(pruned.plan, pruned.removed_share, pruned.smaller, pruned.layers, pruned.trials)
+    return pruned.model, Made(
+        pruned.plan, pruned.removed_share, pruned.smaller, pruned.layers, pruned.trials, pruned.fitted_perplexity,
+        pruned.held_back_perplexity,
+    )  # fmt: skip
 
 
 def compared(run: Run, dense: Any, model: Any) -> SpeedComparison:
@@ -151,6 +157,8 @@ def told(
         gap_nats=gap_nats(heldout, calibration),
         layers=made.layers,
         trials=made.trials,
+        fitted_perplexity=made.fitted_perplexity,
+        held_back_perplexity=made.held_back_perplexity,
         peak_rss_bytes=peak_rss_bytes(),
         cpu_seconds=time.process_time() - run.began_cpu,
         seconds=time.monotonic() - run.began,

@@ -32,6 +32,8 @@ class PruneResult:
         was not loaded, and ``reload_skipped`` says why.
     :param layers: the cut map, one entry per dense layer.
     :param trials: plans that were measured, best first, on rows that they were not fitted on.
+    :param fitted_perplexity: on the calibration rows that the chosen plan was fitted on, when it was chosen;
+        ``held_back_perplexity`` on those held back to choose by. ``None`` where nothing was held back.
     :param peak_rss_bytes: of the process, whatever it did before.
     """
 
@@ -61,6 +63,8 @@ class PruneResult:
     speed_skipped: str = ""
     max_logit_difference: float | None = None
     reload_skipped: str = ""
+    fitted_perplexity: float | None = None
+    held_back_perplexity: float | None = None
     heldout_cut: TextFigures | None = None
     recovery: RecoveryResult | None = None
 
@@ -107,6 +111,11 @@ class PruneResult:
             ["fitted on", f"{self.calibration.source}, {self.calibration.tokens:,} tokens"],
             ["gap", f"{self.gap_nats:+.4f} nats per token more on held-out text than on what was fitted"],
         ]
+        if self.fitted_perplexity is not None and self.held_back_perplexity is not None:
+            rows.append(
+                ["chosen by", f"perplexity {self.held_back_perplexity:.3f} on calibration rows held back, "
+                 f"{self.fitted_perplexity:.3f} on those fitted"]
+            )  # fmt: skip
         if self.speed is not None:
             s = self.speed.second
             rows.append(

@@ -168,5 +168,15 @@ def test_the_command_writes_json(llama_dir: Path, text: Path, tmp_path: Path):
     assert json.loads(told.stdout)["plans"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["asked_ratio"] == 0.3
-    assert Checkpoint.open(tmp_path / "out").parameters == json.loads(done.stdout)["parameters_after"]
+    found = json.loads(done.stdout)
+    assert found["asked_ratio"] == 0.3
+    assert Checkpoint.open(tmp_path / "out").parameters == found["parameters_after"]
+
+
+def test_what_the_choice_was_made_by_is_told(llama_dir: Path, text: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("apt.plugins.optional.pruning.decoder.trace.BATCH_TOKENS", 64)
+    result = prune(options(llama_dir, tmp_path / "out", text, strategy="reconstruct", ratio=0.5))
+    assert result.held_back_perplexity == result.trials[0].perplexity
+    assert result.fitted_perplexity is not None and result.fitted_perplexity != result.held_back_perplexity
+    (told,) = (row[1] for table in result.tables() for row in table.rows if row[0] == "chosen by")
+    assert f"{result.held_back_perplexity:.3f}" in told and f"{result.fitted_perplexity:.3f}" in told

@@ -220,7 +220,7 @@ def _store_linears(layer: nn.Module) -> frozenset[str]:
     return frozenset(names)
 
 
-def matrices_of(layer: nn.Module, architecture: Architecture) -> dict[str, nn.Module]:
+def linear_modules(layer: nn.Module, architecture: Architecture) -> dict[str, nn.Module]:
     """Return the linear modules of a layer by role, in the order in which the forward pass reaches them."""
     roles = architecture.roles
     return {role: layer.get_submodule(roles[role]) for role in LINEAR_ROLES if role in roles}

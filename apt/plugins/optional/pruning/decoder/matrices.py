@@ -50,11 +50,6 @@ class Matrix:
         bias = getattr(self.module, "bias", None)
         return None if bias is None else bias.detach()[self.first : self.first + self.rows]
 
-    @property
-    def fused(self) -> bool:
-        """Whether the module holds other matrices too."""
-        return self._stored(self._parameter("weight")).shape[0] != self.rows
-
     def _parameter(self, name: str) -> Any:
         return getattr(self.module, name)
 

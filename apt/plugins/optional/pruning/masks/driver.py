@@ -1,6 +1,7 @@
 """The walk through a model in memory: rows in, block after block in work, the pruned stream out.
 
-A streamed driver makes the same :class:`~..block_work.BlockWork` from a checkpoint; what prunes does not see which.
+A streamed driver makes the same :class:`~.decoder.block_work.BlockWork` from a checkpoint; what prunes does not see
+which.
 """
 
 import copy
@@ -15,29 +16,22 @@ from apt.checkpoint.architecture import Architecture
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
 from apt.plugins.optional.pruning.decoder.frame import layers_path
-from apt.plugins.optional.pruning.decoder.layers import ModelLayers, matrices_of
-from apt.plugins.optional.pruning.decoder.trace import calibration_batches, finite, stream_error
-from apt.plugins.optional.pruning.masks.matrices import output_of
+from apt.plugins.optional.pruning.decoder.layers import ModelLayers, linear_modules
+from apt.plugins.optional.pruning.decoder.trace import CalibrationBatch, calibration_batches, finite, stream_error
+from apt.plugins.optional.pruning.masks.linear import output_of
 
 if TYPE_CHECKING:
     from apt.evaluation.texts import Rows
 
 
 @dataclass(frozen=True)
-class Feed:
+class Feed(CalibrationBatch):
     """Some rows on their way into the decoder.
 
-    :param order: int64 [rows], which rows of the text these are.
-    :param counted: bool [rows, window - 1], whether the token *after* each position counts in the loss.
-    :param valid: bool [rows, window], false on padding.
     :param stream: what the first block receives, [rows, window, hidden].
     :param calls: the other arguments of each block's forward call.
     """
 
-    order: Tensor
-    ids: Tensor
-    counted: Tensor
-    valid: Tensor
     stream: Tensor
     calls: tuple[Mapping[str, Any], ...]
 
@@ -100,7 +94,7 @@ def walk(
             dense_outputs = _run(block, dense_streams, calls)
             prune_block(
                 BlockWork(
-                    index, block, matrices_of(block, architecture), architecture.transposed,
+                    index, block, linear_modules(block, architecture), architecture.transposed,
                     streams, dense_streams, dense_outputs, calls, valid, len(feeds), held_back,
                 )
             )  # fmt: skip

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from apt.checkpoint.architecture import Architecture
 from apt.console.progress import progress
-from apt.plugins.optional.pruning.decoder.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.layers import linear_modules
 from apt.plugins.optional.pruning.decoder.trace import finite
 from apt.plugins.optional.pruning.masks.driver import Feed, layers_of
-from apt.plugins.optional.pruning.masks.matrices import output_of, passing
+from apt.plugins.optional.pruning.masks.linear import output_of, passing
 from apt.plugins.optional.pruning.masks.obs import TRACE_INPUTS
 
 #: Up to so many floats the rows of a matrix have blocks of their own.
@@ -122,7 +122,7 @@ def sweep(
     gradients = [gradient for _, gradient in starts]
     with progress("measuring gradients", len(layers), "blocks") as bar:
         for index in reversed(range(len(layers))):
-            matrices = matrices_of(layers[index], architecture)
+            matrices = linear_modules(layers[index], architecture)
             passed = []
             for place, f in enumerate(feeds):
                 stream = starts[place][0][index]

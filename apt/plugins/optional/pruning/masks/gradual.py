@@ -16,7 +16,7 @@ from apt.plugins.optional.pruning.decoder.block_work import BlockWork
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
 from apt.plugins.optional.pruning.masks.fisher import RowBlocks, rows_have_blocks
-from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
+from apt.plugins.optional.pruning.masks.linear import set_weight, weight_of
 from apt.plugins.optional.pruning.masks.obs import Trace, removal_trace, solve_support
 from apt.plugins.optional.pruning.masks.pattern import Wanted, removals
 from apt.plugins.optional.pruning.masks.refit import DAMP, STEPS, Refitted, refit_block, sensitivity

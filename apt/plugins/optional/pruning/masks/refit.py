@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from apt.plugins.optional.pruning.decoder.block_work import BlockWork
+from apt.plugins.optional.pruning.decoder.lbfgs import history_within, minimise
 from apt.plugins.optional.pruning.masks.fisher import RowBlocks, backward
-from apt.plugins.optional.pruning.masks.matrices import output_of, weight_of
+from apt.plugins.optional.pruning.masks.linear import output_of, weight_of
 from apt.plugins.optional.pruning.masks.obs import embedded
 
 #: Steps of L-BFGS for each block.
@@ -29,9 +30,10 @@ RIDGE: Final = 1e-2
 #: Damping of the Gauss-Newton blocks, relative to their mean diagonal.
 DAMP: Final = 1e-2
 
-#: Pairs that L-BFGS remembers, at most, and floats that all of them may take.
+#: Steps that L-BFGS remembers, fewer in a wide block, where they may take so much memory.
 _HISTORY: Final = 20
-_HISTORY_VALUES: Final = 1 << 28
+_LEAST_HISTORY: Final = 3
+_HISTORY_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,6 @@ class _Objective:
         self._asked = [part.parameter.requires_grad for part in self.parts]
         for part in self.parts:
             part.parameter.requires_grad_()
-        values = sum(part.z.numel() for part in self.parts)
-        self._history = max(3, min(_HISTORY, _HISTORY_VALUES // (2 * values)))
 
     def __call__(self) -> float:
         """Place the weights, return the objective and leave the gradients in the coordinates."""
@@ -143,11 +143,9 @@ class _Objective:
 
     def minimise(self, steps: int) -> None:
         """Run L-BFGS."""
-        optimizer = torch.optim.LBFGS(
-            [part.z for part in self.parts], max_iter=steps, history_size=self._history,
-            tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
-        )  # fmt: skip
-        optimizer.step(self)  # type: ignore[no-untyped-call]  # torch stubs
+        variables = [part.z for part in self.parts]
+        history = history_within(_HISTORY_BYTES, variables, least=_LEAST_HISTORY, most=_HISTORY)
+        minimise(self, variables, steps=steps, history=history)
 
     def reset(self) -> None:
         """Go back to the start."""

@@ -18,7 +18,7 @@ from apt.plugins.optional.pruning.decoder.block_work import BlockWork
 from apt.plugins.optional.pruning.decoder.blocks import only_input
 from apt.plugins.optional.pruning.decoder.leastsquares import RIDGE, Gram, Problem, problem
 from apt.plugins.optional.pruning.goals import Pattern
-from apt.plugins.optional.pruning.masks.matrices import bias_of, output_of, passing, set_weight, weight_of
+from apt.plugins.optional.pruning.masks.linear import bias_of, output_of, passing, set_weight, weight_of
 from apt.plugins.optional.pruning.masks.obs import (
     TRACE_INPUTS,
     descend_support,

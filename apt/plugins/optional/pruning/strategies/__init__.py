@@ -1,1 +1,1 @@
-"""Pruning strategies; each is a component of kind ``strategy``, see :mod:`.base` for the contract."""
+"""Pruning strategies; each is a component of kind ``strategy``, see :mod:`..contract`."""

@@ -36,9 +36,8 @@ _MASKED: Final = 0.15
 _Widths = Mapping[int, int]
 
 
-def main() -> None:
+def main(path: Path) -> None:
     """Do the job of a file and write what came of it beside it."""
-    path = Path(sys.argv[1])
     job = json.loads(path.read_text(encoding="utf-8"))
     try:
         with quiet_transformers():
@@ -303,4 +302,4 @@ def _fisher_gradients(model: Any, job: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

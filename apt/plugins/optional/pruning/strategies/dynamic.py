@@ -75,7 +75,7 @@ class DynamicStrategy(MaskStrategy):
     plan = _PLAN
 
     def prune(self, task: Task) -> Pruned:
-        """Train while weights go; see :class:`~.base.Strategy`."""
+        """Train while weights go; see :class:`~.contract.Strategy`."""
         task.architecture.check_uniform("pruning")
         settings = DynamicSettings(**task.settings)
         goal = check_goal(task.goal, "dynamic")

@@ -63,7 +63,7 @@ class LotteryStrategy(MaskStrategy):
     plan = _PLAN
 
     def prune(self, task: Task) -> Pruned:
-        """Run the rounds; see :class:`~.base.Strategy`.
+        """Run the rounds; see :class:`~.contract.Strategy`.
 
         The trials of the result are the rounds, the last one first: share of the weights that was gone in it, and
         perplexity of the calibration rows set aside at its end.

@@ -4,9 +4,9 @@ import copy
 
 from apt.plugins.optional.pruning.contract import Effort, Pruned, Task
 from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.decoder.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.layers import linear_modules
 from apt.plugins.optional.pruning.masks.driver import layers_of
-from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
+from apt.plugins.optional.pruning.masks.linear import set_weight, weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_matrix
 from apt.plugins.optional.pruning.strategies.masked import BlockStrategy, outcome, wanted_of
 
@@ -33,6 +33,6 @@ class MagnitudeStrategy(BlockStrategy):
         method = self.block_method(wanted_of(task.goal, self.name), task.effort)
         model = copy.deepcopy(task.model)
         for index, block in enumerate(layers_of(model, task.architecture)):
-            matrices = matrices_of(block, task.architecture)
+            matrices = linear_modules(block, task.architecture)
             method(BlockWork(index, block, matrices, task.architecture.transposed, (), (), (), (), (), 0))
         return outcome(task, model, self.plan)

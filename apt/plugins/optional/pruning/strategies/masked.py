@@ -10,11 +10,11 @@ from apt.console.errors import UnsupportedError
 from apt.evaluation.scoring import score_rows
 from apt.plugins.optional.pruning.contract import Effort, LayerCut, PlanPreview, Pruned, Task
 from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.decoder.layers import LINEAR_ROLES, matrices_of
+from apt.plugins.optional.pruning.decoder.layers import LINEAR_ROLES, linear_modules
 from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 from apt.plugins.optional.pruning.masks.driver import feed, layers_of, walk
-from apt.plugins.optional.pruning.masks.matrices import weight_of
+from apt.plugins.optional.pruning.masks.linear import weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, check_groups
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class MaskStrategy:
-    """A strategy that takes a ratio or a pattern and leaves all sizes as they are; see :class:`~.base.Strategy`."""
+    """A strategy that takes a ratio or a pattern and leaves all sizes as they are; see :class:`~.contract.Strategy`."""
 
     #: The component's name.
     name: ClassVar[str]
@@ -95,7 +95,7 @@ def zeros_by_layer(model: Any, architecture: Architecture) -> list[tuple[int, in
     """Return for each layer how many weights of its linear matrices are zero, and how many there are."""
     counts = []
     for layer in layers_of(model, architecture):
-        weights = [weight_of(m, architecture.transposed) for m in matrices_of(layer, architecture).values()]
+        weights = [weight_of(m, architecture.transposed) for m in linear_modules(layer, architecture).values()]
         counts.append((sum(int((w == 0.0).sum()) for w in weights), sum(w.numel() for w in weights)))
     return counts
 
@@ -103,10 +103,9 @@ def zeros_by_layer(model: Any, architecture: Architecture) -> list[tuple[int, in
 def outcome(task: Task, model: Any, plan: str, errors: tuple[float, ...] | None = None, **more: Any) -> Pruned:
     """Count the zeros and tell."""
     counts = zeros_by_layer(model, task.architecture)
-    dimensions = task.architecture.dimensions(model.config.to_dict())
-    sizes = (dimensions.heads,) * 2 + (dimensions.kv_heads,) * 2 + (dimensions.ff,) * 2
+    sizes = task.architecture.dimensions(model.config.to_dict())
     cuts = tuple(
-        LayerCut(i, i, *sizes, removed_share=zeros / total, stream_error=errors[i] if errors else None)
+        LayerCut.masked(i, sizes, zeros / total, errors[i] if errors else None)
         for i, (zeros, total) in enumerate(counts)
     )
     share = sum(zeros for zeros, _ in counts) / max(1, sum(total for _, total in counts))

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from apt.plugins.optional.pruning.contract import Pruned, Task
-from apt.plugins.optional.pruning.decoder.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.layers import linear_modules
 from apt.plugins.optional.pruning.masks.driver import feed, layers_of
 from apt.plugins.optional.pruning.masks.fisher import DiagonalFisher, Passed, sweep
-from apt.plugins.optional.pruning.masks.matrices import set_weight, weight_of
+from apt.plugins.optional.pruning.masks.linear import set_weight, weight_of
 from apt.plugins.optional.pruning.masks.pattern import Wanted, keep_of_matrix
 from apt.plugins.optional.pruning.strategies.masked import MaskStrategy, outcome, wanted_of
 
@@ -33,7 +33,7 @@ class TaylorStrategy(MaskStrategy):
         layers = layers_of(model, task.architecture)
 
         def visit(index: int, passed: Sequence[Mapping[str, Passed]]) -> None:
-            matrices = matrices_of(layers[index], task.architecture)
+            matrices = linear_modules(layers[index], task.architecture)
             for role, module in matrices.items():
                 weight = weight_of(module, task.architecture.transposed)
                 keep = _keep(weight, [p[role] for p in passed], wanted)

@@ -9,13 +9,13 @@ from torch import Tensor
 from apt.console.errors import UnsupportedError
 from apt.plugins.optional.pruning.contract import Effort, PlanPreview, Pruned, Task
 from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork
-from apt.plugins.optional.pruning.decoder.layers import matrices_of
+from apt.plugins.optional.pruning.decoder.layers import linear_modules
 from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.goals import Goal, Pattern
 from apt.plugins.optional.pruning.masks.budgets import removal_counts
 from apt.plugins.optional.pruning.masks.driver import Feed, feed, layers_of, walk
 from apt.plugins.optional.pruning.masks.fisher import Passed, RowBlocks, sweep
-from apt.plugins.optional.pruning.masks.matrices import weight_of
+from apt.plugins.optional.pruning.masks.linear import weight_of
 from apt.plugins.optional.pruning.masks.obs import removal_trace
 from apt.plugins.optional.pruning.masks.refit import DAMP, refit_block
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_in_one_pass, prune_sequentially
@@ -45,7 +45,7 @@ class UnstructuredStrategy(MaskStrategy):
     plan = "each matrix gives what the loss can spare, the others are fitted again"
 
     def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
-        """Return the one plan; see :class:`~.base.Strategy`."""
+        """Return the one plan; see :class:`~.contract.Strategy`."""
         _ratio_of(goal)
         return super().preview(checkpoint, goal)
 
@@ -78,7 +78,7 @@ def budgets(task: Task, feeds: Sequence[Feed], ratio: float) -> Budgets:
     rises: dict[tuple[int, str], Tensor] = {}
 
     def visit(index: int, passed: Sequence[Mapping[str, Passed]]) -> None:
-        for role, module in matrices_of(layers[index], task.architecture).items():
+        for role, module in linear_modules(layers[index], task.architecture).items():
             weight = weight_of(module, transposed)
             most = math.ceil(max(_MOST, ratio) * weight.shape[1])
             blocks = RowBlocks(*weight.shape)

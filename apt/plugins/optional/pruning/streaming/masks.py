@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apt.plugins.optional.pruning.contract import Effort, LayerCut
 from apt.plugins.optional.pruning.decoder.block_work import BlockMethod, BlockWork, batches_to_hold_back
-from apt.plugins.optional.pruning.decoder.layers import CheckpointLayers, matrices_of
+from apt.plugins.optional.pruning.decoder.layers import CheckpointLayers, linear_modules
 from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.streaming.drivers import Change, Step
 from apt.plugins.optional.pruning.streaming.streams import StreamPart
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class MaskPlan:
     """What is to become of a checkpoint when a mask method goes through it.
 
-    :param prune_block: changes the block of a :class:`~.block_work.BlockWork` in place.
+    :param prune_block: changes the block of a :class:`~.decoder.block_work.BlockWork` in place.
     :param text: the plan in a line; it and ``identity`` decide whether interrupted work is this work.
     :param identity: everything else that decides the result, as JSON values.
     """
@@ -58,12 +58,8 @@ class MaskPlan:
 
     def layer_cuts(self, checkpoint: "Checkpoint", told: Sequence[tuple[int, Mapping[str, Any]]]) -> list[LayerCut]:
         """Return the cut layer by layer."""
-        d = checkpoint.architecture.dimensions(checkpoint.config)
-        sizes = (d.heads,) * 2 + (d.kv_heads,) * 2 + (d.ff,) * 2
-        return [
-            LayerCut(i, i, *sizes, removed_share=t["zeros"] / t["weights"], stream_error=t["stream_error"])
-            for i, t in told
-        ]
+        sizes = checkpoint.architecture.dimensions(checkpoint.config)
+        return [LayerCut.masked(i, sizes, t["zeros"] / t["weights"], t["stream_error"]) for i, t in told]
 
     def removed_share(self, told: Sequence[tuple[int, Mapping[str, Any]]]) -> float:
         """Return the share of the linear weights that is zero."""
@@ -87,7 +83,7 @@ class MaskMethod:
             pass
         block = step.loaded()
         architecture = self._source.architecture
-        matrices = matrices_of(block, architecture)
+        matrices = linear_modules(block, architecture)
         work = BlockWork(
             index=step.layer,
             block=block,

@@ -1,5 +1,6 @@
 """Residual streams of the calibration rows: in memory while they are small, else in files, a batch at a time."""
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ class Streams(Sequence[Tensor]):
         self._shapes = list(shapes)
         self._path = path
         sizes = [4 * math.prod(shape) for shape in self._shapes]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))
         self._tensors: list[Tensor | None] | None = [None] * len(self._shapes) if in_memory else None
         self._handle: int | None = None
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from apt.console.progress import progress
 from apt.plugins.optional.pruning.decoder.blocks import Decoder
+from apt.plugins.optional.pruning.decoder.lbfgs import history_within, minimise
 from apt.plugins.optional.pruning.decoder.trace import Batch, stream_error
 from apt.plugins.optional.pruning.structure.preconditioner import Scaling, scalings
 from apt.plugins.optional.pruning.structure.reconstruct import Cut
@@ -29,8 +30,9 @@ WINDOW: Final = 2
 #: Weight of the relative distance from the mended parameters, beside the relative output error.
 RIDGE: Final = 3e-2
 
-#: Steps that L-BFGS remembers, and the memory that they may take in a wide block.
+#: Steps that L-BFGS remembers, fewer in a wide block, where they may take so much memory.
 HISTORY: Final = 20
+_LEAST_HISTORY: Final = 4
 _HISTORY_BYTES: Final = 2_000_000_000
 
 
@@ -109,23 +111,14 @@ def _refit_blocks(
 ) -> None:
     """Minimise the relative squared error of the blocks' output against ``wanted``, padding left out."""
     fit = _Fit(block, list(zip(streams, wanted, valid, calls, strict=False)), scalings(block, streams, calls, valid))
-    optimizer = torch.optim.LBFGS(
-        fit.variables, max_iter=steps, max_eval=2 * steps, history_size=_history(fit.variables),
-        tolerance_grad=0.0, tolerance_change=1e-12, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    history = history_within(_HISTORY_BYTES, fit.variables, least=_LEAST_HISTORY, most=HISTORY)
     with torch.enable_grad():
         before = fit()
-        optimizer.step(fit)  # type: ignore[no-untyped-call]  # torch stubs
+        minimise(fit, fit.variables, steps=steps, history=history, evaluations=2 * steps, least_change=1e-12)
         after = fit()
     block.zero_grad(set_to_none=True)
     if not after <= before:  # also when it is not a number: keep what was there
         fit.reset()
-
-
-def _history(variables: Sequence[Tensor]) -> int:
-    """Steps that L-BFGS remembers, fewer for wide blocks: each takes the memory of two blocks."""
-    size_bytes = 2 * sum(variable.numel() * variable.element_size() for variable in variables)
-    return max(4, min(HISTORY, _HISTORY_BYTES // max(1, size_bytes)))
 
 
 class _Fit:

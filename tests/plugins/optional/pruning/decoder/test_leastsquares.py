@@ -2,10 +2,12 @@
 
 import itertools
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apt.console.errors import BadInputError
 from apt.plugins.optional.pruning.decoder.leastsquares import (
     Gram,
     Problem,
@@ -13,6 +15,7 @@ from apt.plugins.optional.pruning.decoder.leastsquares import (
     choose_heads,
     members,
     problem,
+    solvable,
 )
 
 
@@ -113,3 +116,8 @@ def test_choosing_leaves_the_problem_as_it_was(monkeypatch):
     first = choose_blocks(system, 2, 3)
     assert choose_blocks(system, 2, 3) == first
     assert torch.equal(system.a, before[0]) and torch.equal(system.b, before[1])
+
+
+def test_a_singular_problem_is_told():
+    with pytest.raises(BadInputError, match="cannot be solved"), solvable():
+        torch.linalg.cholesky(torch.zeros(2, 2))

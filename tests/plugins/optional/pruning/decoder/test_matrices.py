@@ -37,7 +37,6 @@ def test_plain_matrices():
     assert list(found) == ["q", "k", "v", "o", "gate", "up", "down"]
     attention = layer.self_attn
     for role, rows, inputs in (("q", 24, 24), ("k", 12, 24), ("v", 12, 24), ("o", 24, 24)):
-        assert not found[role].fused
         check(found[role], getattr(attention, f"{role}_proj"), slice(0, rows), inputs)
     check(found["down"], layer.mlp.down_proj, slice(0, 24), 20)
 
@@ -46,7 +45,6 @@ def test_fused_matrices():
     layer, found = layer_of(transformers.Phi3Config(**WIDE))
     assert list(found) == ["q", "k", "v", "o", "gate", "up", "down"]
     attention, mlp = layer.self_attn, layer.mlp
-    assert found["q"].fused and found["gate"].fused and not found["o"].fused
     check(found["q"], attention.qkv_proj, slice(0, 24), 24)
     check(found["k"], attention.qkv_proj, slice(24, 36), 24)
     check(found["v"], attention.qkv_proj, slice(36, 48), 24)

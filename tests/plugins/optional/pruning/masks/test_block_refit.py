@@ -6,7 +6,7 @@ import torch
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks import refit
 from apt.plugins.optional.pruning.masks.gradual import is_affordable, prune_gradually
-from apt.plugins.optional.pruning.masks.matrices import output_of
+from apt.plugins.optional.pruning.masks.linear import output_of
 from apt.plugins.optional.pruning.masks.pattern import fits
 from apt.plugins.optional.pruning.masks.refit import refit_block, sensitivity
 from apt.plugins.optional.pruning.masks.sequential import obs_mask, prune_sequentially

@@ -2,7 +2,7 @@
 
 import torch
 
-from apt.plugins.optional.pruning.masks.driver import feed, layers_of, matrices_of
+from apt.plugins.optional.pruning.masks.driver import feed, layers_of, linear_modules
 from apt.plugins.optional.pruning.masks.fisher import DiagonalFisher, RowBlocks, sweep
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -26,7 +26,7 @@ def test_the_diagonal_is_the_sum_of_squared_gradients_of_single_rows(setting):
         logits = model(input_ids=some.ids).logits[:, :-1][some.counted]
         torch.nn.functional.cross_entropy(logits, some.ids[:, 1:][some.counted], reduction="sum").backward()
         for index, layer in enumerate(layers_of(model, architecture)):
-            for role, module in matrices_of(layer, architecture).items():
+            for role, module in linear_modules(layer, architecture).items():
                 square = module.weight.grad.double().square()
                 expected[index, role] = expected.get((index, role), 0) + square
     model.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ import torch
 from apt.plugins.optional.pruning.decoder.leastsquares import Gram, problem
 from apt.plugins.optional.pruning.goals import Pattern
 from apt.plugins.optional.pruning.masks import sequential
-from apt.plugins.optional.pruning.masks.matrices import output_of, weight_of
+from apt.plugins.optional.pruning.masks.linear import output_of, weight_of
 from apt.plugins.optional.pruning.masks.pattern import keep_of_rows
 from apt.plugins.optional.pruning.masks.sequential import (
     fit_on_support,

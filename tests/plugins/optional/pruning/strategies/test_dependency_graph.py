@@ -1,7 +1,13 @@
-"""torch-pruning in a process of its own: encoders and vision are cut and read again, or refused with the reason."""
+"""torch-pruning in a process of its own: encoders and vision are cut and read again, or refused with the reason.
+
+Importing torch, transformers and torch-pruning takes each process longer than its work. Where a test is about the work,
+its process is forked from a server that imported them once; the first cut and the test of the watchdog start theirs as
+the strategy does.
+"""
 
 import importlib.util
 import json
+import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
@@ -13,12 +19,36 @@ from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import MissingDependencyError, UnsupportedError
 from apt.plugins.optional.pruning.operation import preview, prune
 from apt.plugins.optional.pruning.options import PruneOptions
-from apt.plugins.optional.pruning.strategies import dependency_graph
+from apt.plugins.optional.pruning.strategies import dependency_child, dependency_graph
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("torch_pruning") is None, reason=f"{dependency_graph.REQUIREMENT} is not installed"
 )
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+
+
+#: Of what :func:`make` makes.
+KINDS = ("bert", "vit", "bart", "convnext", "resnet")
+
+
+def fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the strategy's processes be forked from one that imported their modules."""
+    context = multiprocessing.get_context("forkserver")
+    models = [f"transformers.models.{kind}.modeling_{kind}" for kind in KINDS]
+    context.set_forkserver_preload([dependency_child.__name__, "torch_pruning", *models])
+
+    def watched(folder: Path, timeout_seconds: float, checkpoint: Checkpoint) -> str:
+        child = context.Process(target=dependency_child.main, args=(folder / "job.json",))
+        child.start()
+        child.join(timeout_seconds)
+        return f"exit code {child.exitcode}"
+
+    monkeypatch.setattr(dependency_graph, "_watched", watched)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork(monkeypatch)
 
 
 def make(kind: str, path: Path) -> Path:
@@ -55,11 +85,13 @@ def weights(path: Path) -> int:
 
 
 @installed
-def test_the_feed_forward_layers_of_an_encoder_get_narrower(tmp_path: Path) -> None:
+def test_the_feed_forward_layers_of_an_encoder_get_narrower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForMaskedLM
 
     model = make("bert", tmp_path / "dense")
-    plan = preview(options(model, tmp_path / "out")).plans[0]
+    with monkeypatch.context() as patched:
+        fork(patched)
+        plan = preview(options(model, tmp_path / "out")).plans[0]
     assert not (tmp_path / "out").exists()
     result: Any = prune(options(model, tmp_path / "out"))
     loaded: Any = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
@@ -83,6 +115,7 @@ def test_the_feed_forward_layers_of_an_encoder_get_narrower(tmp_path: Path) -> N
 
 
 @installed
+@pytest.mark.usefixtures("forked")
 def test_the_channels_of_a_residual_network_are_scaled_together(tmp_path: Path) -> None:
     from transformers import AutoModelForImageClassification
 
@@ -96,6 +129,7 @@ def test_the_channels_of_a_residual_network_are_scaled_together(tmp_path: Path) 
 
 
 @installed
+@pytest.mark.usefixtures("forked")
 def test_what_a_config_cannot_say_is_refused_with_the_reason(tmp_path: Path) -> None:
     cases = {"bart": "cannot be cut from BartModel", "convnext": "its config states no width"}
     for kind, reason in cases.items():
@@ -107,6 +141,7 @@ def test_what_a_config_cannot_say_is_refused_with_the_reason(tmp_path: Path) -> 
 
 
 @installed
+@pytest.mark.usefixtures("forked")
 def test_taylor_needs_a_model_that_guesses_and_a_mask_token(tmp_path: Path, llama_dir: Path) -> None:
     bert, vit = make("bert", tmp_path / "bert"), make("vit", tmp_path / "vit")
     tokenizer = Checkpoint.open(llama_dir).tokenizer()

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import UnsupportedError
 from apt.evaluation.texts import rows_from_ids, save_rows
 from apt.plugins.optional.pruning.contract import StreamingStrategy
-from apt.plugins.optional.pruning.decoder.leastsquares import solvable
 from apt.plugins.optional.pruning.operation import prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PruneResult
@@ -85,8 +84,3 @@ def test_what_looks_at_the_whole_model_is_not_streamed(dense: Path, text: Path, 
         with pytest.raises(UnsupportedError, match="needs the whole model in memory"):
             cut(dense, text, tmp_path / "out", strategy=strategy.name, stream=True, ratio=0.5)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_singular_problem_is_told():
-    with pytest.raises(BadInputError, match="cannot be solved"), solvable():
-        torch.linalg.cholesky(torch.zeros(2, 2))

@@ -44,7 +44,8 @@ def test_every_block_comes_nearer_to_the_dense_stream(setting):
 def test_full_effort_is_deterministic_and_counts_alike(setting):
     checkpoint, model, rows = setting
     dense = {name: value.clone() for name, value in model.state_dict().items()}
-    task = Task(model, checkpoint.architecture, Goal(ratio=0.25), rows, "full")
+    some = rows.take(range(12))  # a quarter of the time: both searches and refits run whole
+    task = Task(model, checkpoint.architecture, Goal(ratio=0.25), some, "full")
     one, two = (StructuredStrategy().prune(task) for _ in range(2))
     assert one.removed_share == two.removed_share and one.layers == two.layers
     for name, value in one.model.state_dict().items():
