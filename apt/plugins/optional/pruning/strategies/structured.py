@@ -51,7 +51,7 @@ class StructuredStrategy:
     """Depth and width of Llama-like decoders, by measured loss, mended by sequential least squares."""
 
     def preview(self, checkpoint: "Checkpoint", goal: Goal) -> list[PlanPreview]:
-        """Return the legal sizes that would be measured; see :class:`~.base.Strategy`."""
+        """Return the legal sizes that would be measured; see :class:`~..contract.Strategy`."""
         architecture = checkpoint.architecture
         check_family(architecture)
         before = sizes_of(architecture, checkpoint.config)
@@ -66,7 +66,7 @@ class StructuredStrategy:
         ]
 
     def prune(self, task: Task) -> Pruned:
-        """Search, cut and mend; see :class:`~.base.Strategy`."""
+        """Search, cut and mend; see :class:`~..contract.Strategy`."""
         _check_uniform(task.settings, task.architecture)
         decoder = Decoder.of(task.model, task.architecture)
         before = sizes_of(task.architecture, task.model.config.to_dict())

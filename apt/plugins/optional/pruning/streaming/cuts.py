@@ -1,8 +1,8 @@
 """Structured cuts, layer by layer from the files: heads and channels of each block, and what remains of it mended.
 
 The plan is given: without the whole model there is no search. Effort ``light`` sums up the inputs of the last matrices
-channel by channel on the dense stream; ``fast`` makes the least-squares pass of :mod:`.reconstruct`, block by block,
-with the activations of one block on the calibration rows in memory.
+channel by channel on the dense stream; ``fast`` makes the least-squares pass of :mod:`~..structure.reconstruct`, block
+by block, with the activations of one block on the calibration rows in memory.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ def recalled(told: _Told) -> tuple[BlockCut, ...]:
     return tuple(
         BlockCut(
             layer, tuple(t["groups"]), tuple(t["heads"]), tuple(t["channels"]), None, None,
-            tuple(t["head_importance"]), (), t["stream_error"],
+            tuple(t["head_importance"]), t["stream_error"],
         )
         for layer, t in told
     )  # fmt: skip

@@ -39,7 +39,6 @@ class BlockCut:
     :param output: the new ``o_proj`` [hidden, heads * head_dim], or None to keep the dense columns.
     :param down: the new ``down_proj`` [hidden, channels], or None.
     :param head_importance: rise of the attention's squared error per token when a head alone is removed.
-    :param channel_importance: the same for ff channels.
     :param stream_error: squared distance of the stream after the block from the dense one, relative to the latter.
     """
 
@@ -50,7 +49,6 @@ class BlockCut:
     output: Tensor | None
     down: Tensor | None
     head_importance: tuple[float, ...] = ()
-    channel_importance: tuple[float, ...] = ()
     stream_error: float = 0.0
 
     @classmethod
@@ -161,8 +159,8 @@ def cut_block(
 ) -> BlockCut:  # fmt: skip
     """Cut and mend one block of a pass that somebody else makes.
 
-    :param batches: like :class:`~.trace.Batch`, of which only ``valid``, ``streams[following]``, ``middles[layer]`` and
-        ``attention_calls[layer]`` are looked at; all of them are fitted.
+    :param batches: like :class:`~..decoder.trace.Batch`, of which only ``valid``, ``streams[following]``,
+        ``middles[layer]`` and ``attention_calls[layer]`` are looked at; all of them are fitted.
     :param streams: before the block in the model pruned so far; they are moved past it.
     """
     state = _State(list(batches), list(streams), len(batches), before, after, mend=True)
@@ -175,7 +173,7 @@ def _cut_block(state: "_State", block: Block, layer: int, following: int) -> Blo
     groups = tuple(sorted({head // state.before.heads_per_group for head in heads.kept}))
     return BlockCut(
         layer, groups, heads.kept, channels.kept, output, down,
-        heads.importance, channels.importance, state.error(following),
+        heads.importance, state.error(following),
     )  # fmt: skip
 
 
