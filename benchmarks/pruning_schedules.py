@@ -46,7 +46,7 @@ def at_once(task: Task, steps: int, folder: Path) -> Any:
     apply(matrices, dead)
     if steps:
         run(
-            settings.training(steps, task.seed), model, training_rows(task), run_dir=folder / "control",
+            settings.training(steps, task.seed), model, training_rows(task, settings), run_dir=folder / "control",
             resources=resources_of(task, settings.loss), label="training the control",
             callbacks=(KeepZeros({m.weight: dead[m.name] for m in matrices}),),
         )  # fmt: skip

@@ -74,9 +74,10 @@ def load_model(checkpoint: "Checkpoint", *, dtype: "torch.dtype | None", device:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(str(n) for n in report.get(what) or ())
+        names = sorted(n if isinstance(n, str) else str(n[0]) for n in report.get(what) or ())
         if names:
             raise BadInputError(
                 f"{checkpoint.path}: {len(names)} {what.replace('_', ' ')}, the first {names[0]!r}",

@@ -104,9 +104,10 @@ def prune(
       apt_model prune hf:Qwen/Qwen2.5-0.5B -o ./qwen-25 --target-bytes 0.8x --dry-run
 
     \b
-    Exit codes: 0 pruned, 2 wrong call, 3 no such model, text, strategy or recipe, 4 a corrupted model or text, 5 the
-    architecture is not covered, the goal cannot be met or the memory does not suffice, 6 torch-pruning is missing,
-    7 the output exists, 8 it cannot be written, 10 what was written does not compute what was cut.
+    Exit codes: 0 pruned, 1 a guard stopped the training, 2 wrong call, 3 no such model, text, strategy or recipe, 4 a
+    corrupted model or text, 5 the architecture is not covered, the goal cannot be met or the memory does not suffice,
+    6 torch-pruning is missing, 7 the output exists, 8 it cannot be written, 10 what was written does not compute what
+    was cut.
     """
     output.configure(json=json, quiet=quiet)
     from apt.plugins.optional.pruning import operation

@@ -16,6 +16,7 @@ from apt.evaluation.memory import peak_rss_bytes
 from apt.evaluation.scoring import score_together
 from apt.evaluation.speed import SpeedComparison, compare_speed
 from apt.plugins.optional.pruning.contract import LayerCut, PlanTrial, Task
+from apt.plugins.optional.pruning.decoder.trace import check_ids, finite
 from apt.plugins.optional.pruning.measure import (
     TextFigures,
     cast_weights,
@@ -70,6 +71,7 @@ def cut(run: Run, target: Path, *, speed: bool) -> PruneResult:
     """
     dense: Any = run.checkpoint.load(dtype=torch.float32)
     texts = load_texts(run.options, run.checkpoint, dense)
+    _check(dense, texts)
     model, made = _strategy(run, dense, texts)
     stored = run.checkpoint.stored_dtype
     round_weights(model, stored)
@@ -96,6 +98,16 @@ def cut(run: Run, target: Path, *, speed: bool) -> PruneResult:
     with suppress(OSError):  # it may hold what is still needed
         run.work_dir.rmdir()
     return result
+
+
+def _check(dense: Any, texts: Texts) -> None:
+    """Refuse what would stop the measuring, before hours of work.
+
+    :raises BadInputError: for token ids beyond the vocabulary, or a model whose logits are not finite.
+    """
+    for rows in (texts.calibration, texts.heldout):
+        check_ids(rows.ids, dense.get_input_embeddings().weight.shape[0], source=rows.source)
+    finite(probe_logits(dense, texts.heldout))
 
 
 def keep(result: PruneResult, writer: CheckpointWriter) -> None:

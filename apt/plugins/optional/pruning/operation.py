@@ -52,12 +52,16 @@ def _cutter(options: PruneOptions) -> "Cutter":
 
 
 def preview(options: PruneOptions) -> PrunePreview:
-    """Say from headers what :func:`prune` would do; nothing is loaded or written."""
+    """Say from headers what :func:`prune` would do, or refuse; nothing is loaded or written."""
     run = Run.open(options)
     if isinstance(run.strategy, FileStrategy):
         return _preview_of_files(_alone(run), run.strategy)
     run = placed(run)
     options, checkpoint = run.options, run.checkpoint
+    if options.recover is not None:
+        from apt.plugins.optional.pruning.recovery.recovering import check_recipe
+
+        check_recipe(run)
     plans = run.plans
     if options.stream:
         from apt.plugins.optional.pruning.streaming.cutting import memory_of, preview_streamed

@@ -78,7 +78,7 @@ class PruneOptions(Options):
     stream: bool = Field(
         default=False, description="Layer by layer from the files: one layer and its activations in memory."
     )
-    seed: int = Field(default=0, ge=0, description="Of whatever the strategy draws.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of whatever the strategy draws.")
     speed: bool = Field(default=True, description="Measure prefill and decode speed before and after.")
     overwrite: Overwrite = False
 

@@ -53,9 +53,16 @@ class Run:
             if text is not None:
                 check_text_ref(text)
         checkpoint = Checkpoint.open(options.model)
-        check_target(options.output, overwrite=options.overwrite, sources=[checkpoint.path.resolve().parent])
+        check_target(options.output, overwrite=options.overwrite, sources=_sources(options, checkpoint))
         goal = options.goal(checkpoint)
         return cls(options, checkpoint, strategy, settings, goal, tuple(strategy.preview(checkpoint, goal)))
+
+
+def _sources(options: PruneOptions, checkpoint: Checkpoint) -> list[Path]:
+    """Return what an output may not replace. A cut may replace its model; recovery still learns from the model."""
+    model = checkpoint.path.resolve()
+    read = [Path(text) for text in (options.calibration, options.heldout, options.recover) if text is not None]
+    return [model if options.recover else model.parent, *(path for path in read if path.exists())]
 
 
 def find_strategy(name: str) -> Strategy:
@@ -87,7 +94,8 @@ def settings_of(options: PruneOptions) -> dict[str, Any]:
         name = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         hint = f"{options.strategy} has {', '.join(schema.model_fields)}"
-        raise UsageError(f"--set {name}={first['input']}: {message}", hint=hint) from None
+        given = f" {name}={first['input']}" if name else ""  # else of several settings together
+        raise UsageError(f"--set{given}: {message}", hint=hint) from None
     return found
 
 

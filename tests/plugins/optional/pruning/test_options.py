@@ -60,6 +60,7 @@ def test_a_target_that_is_met_already_is_refused(dense: Checkpoint, name: str, v
         ({"target_bytes": "1.5x"}, "no share between 0 and 1"),
         ({"target_speed": 0.5}, "--target-speed 0.5"),
         ({"effort": "much"}, "--effort much"),
+        ({"seed": 2**32}, "--seed 4294967296"),
     ],
 )
 def test_a_wrong_goal_is_told_in_one_line(changes: dict, message: str):

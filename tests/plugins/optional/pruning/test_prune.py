@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError, NotFoundError, TargetExistsError, UnsupportedError
+from apt.console.errors import BadInputError, NotFoundError, TargetExistsError, UnsupportedError, UsageError
 from apt.console.output import to_jsonable
 from apt.evaluation.texts import rows_from_ids, save_rows
 from apt.plugins.optional.pruning import ModelPruningPlugin
@@ -17,6 +17,7 @@ from apt.plugins.optional.pruning.goals import Goal
 from apt.plugins.optional.pruning.operation import preview, prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.run import find_strategy
+from apt.plugins.optional.pruning.strategies.magnitude import MagnitudeStrategy
 
 
 @pytest.fixture
@@ -106,19 +107,66 @@ def test_refusals_leave_nothing_behind(llama_dir: Path, text: Path, tmp_path: Pa
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     model.save_pretrained(broken)
+    for strategy in ("structured", "magnitude"):
+        with pytest.raises(BadInputError, match="not finite"):
+            prune(options(broken, target, text, strategy=strategy))
+    for strategy in ("dynamic", "lottery"):
+        with pytest.raises(BadInputError, match="22 rows, too few: 8 to measure on and 64 of a step are wanted"):
+            prune(options(llama_dir, target, text, strategy=strategy, heldout_rows=1, settings={"batch_rows": 64}))
     with pytest.raises(BadInputError, match="not finite"):
-        prune(options(broken, target, text))
-    assert not target.exists()
+        prune(options(broken, target, text, recover="kd"))
+    assert not target.exists() and not list(tmp_path.glob(".out*"))
     target.mkdir()
     with pytest.raises(TargetExistsError):
         prune(options(llama_dir, target, text))
     assert not list(target.iterdir())
 
 
+@pytest.mark.parametrize("name", ["calibration", "heldout", "recover"])
+def test_what_is_read_is_not_replaced(llama_dir: Path, text: Path, tmp_path: Path, name: str):
+    kept = tmp_path / "texts"
+    kept.mkdir()
+    copy = kept / "rows.npz"
+    copy.write_bytes(text.read_bytes())
+    for output in (copy, kept):
+        with pytest.raises(TargetExistsError, match="holds the source and is not replaced"):
+            prune(options(llama_dir, output, text, overwrite=True, **{name: str(copy)}))
+    assert copy.read_bytes() == text.read_bytes()
+
+
+def test_a_recovered_model_does_not_replace_what_it_learns_from(new_llama, text: Path, tmp_path: Path):
+    model = new_llama(tmp_path / "model")
+    with pytest.raises(TargetExistsError, match="holds the source and is not replaced"):
+        prune(options(model, model, text, overwrite=True, recover="kd"))
+
+
+def test_the_preview_refuses_a_recipe_that_is_not_there(llama_dir: Path, text: Path, tmp_path: Path):
+    with pytest.raises(NotFoundError, match="no recipe 'nope'"):
+        preview(options(llama_dir, tmp_path / "out", text, recover="nope"))
+
+
+def test_settings_that_do_not_go_together_are_told(llama_dir: Path, text: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"^--set: rewind_step comes after"):
+        prune(options(llama_dir, tmp_path / "out", text, strategy="lottery", settings={"steps": 2}))
+
+
 def test_token_ids_beyond_the_vocabulary_are_refused(llama_dir: Path, tmp_path: Path):
     save_rows({"calibration": rows_from_ids(torch.full((3, 16), 999), source="test")}, tmp_path / "bad.npz")
     with pytest.raises(BadInputError, match="outside the model's vocabulary"):
         prune(options(llama_dir, tmp_path / "out", tmp_path / "bad.npz"))
+
+
+def test_a_text_to_measure_on_is_refused_before_the_work(llama_dir: Path, tmp_path: Path, text: Path, monkeypatch):
+    save_rows({"heldout": rows_from_ids(torch.full((3, 16), 999), source="test")}, tmp_path / "bad.npz")
+    monkeypatch.setattr(MagnitudeStrategy, "prune", lambda *_: pytest.fail("hours of work"))
+    with pytest.raises(BadInputError, match="outside the model's vocabulary"):
+        prune(options(llama_dir, tmp_path / "out", text, strategy="magnitude", heldout=str(tmp_path / "bad.npz")))
+
+
+def test_the_preview_of_a_mask_counts_tensors_only(llama_dir: Path, tmp_path: Path, text: Path):
+    checkpoint = Checkpoint.open(llama_dir)
+    plan = preview(options(llama_dir, tmp_path / "out", text, strategy="wanda")).plans[0]
+    assert plan.size_bytes == sum(tensor.size_bytes for tensor in checkpoint.tensors.values()) < checkpoint.size_bytes
 
 
 def test_another_strategy_by_component(llama_dir: Path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apt.checkpoint.atomic import atomic_file
-from apt.checkpoint.lock import locked
+from apt.checkpoint.lock import LOCK_NAME, locked
 from apt.checkpoint.reader import Checkpoint, file_digest
 from apt.console import output as console
 from apt.console.output import to_jsonable
@@ -22,7 +22,7 @@ from apt.evaluation.scoring import score_together
 from apt.plugins.optional.pruning.cutting import Cutter, compared
 from apt.plugins.optional.pruning.measure import TextFigures, gap_nats, nonzero_parameters
 from apt.plugins.optional.pruning.recovery.result import RecoveryResult
-from apt.plugins.optional.pruning.recovery.training import Recovery, recover, recovery_config
+from apt.plugins.optional.pruning.recovery.training import Recovery, check_in_place, recover, recovery_config
 from apt.plugins.optional.pruning.result import PruneResult
 from apt.plugins.optional.pruning.run import Run
 from apt.plugins.optional.pruning.texts import load_texts, text_of, training_text
@@ -44,15 +44,31 @@ class _Kept(BaseModel):
     result: PruneResult
 
 
+def check_recipe(run: Run) -> None:
+    """Tell the faults of a recipe before hours of work.
+
+    :raises DocumentError: for a recipe with faults, each with file and line.
+    :raises UnsupportedError: for a mask and a recipe that does not train its weights in place.
+    """
+    options, checkpoint = run.options, run.checkpoint
+    assert options.recover is not None
+    config = recovery_config(options.recover, calibration=text_of(options, checkpoint))
+    if all(plan.parameters == checkpoint.parameters for plan in run.plans):  # weights become zero, none go
+        check_in_place(config)
+
+
 def cut_and_recover(run: Run, cutter: Cutter) -> PruneResult:
     """Cut with ``cutter``, train the cut model on the dense one's predictions, write and measure that."""
     options, work = run.options, run.work_dir
     assert options.recover is not None
-    recovery_config(
-        options.recover, calibration=text_of(options, run.checkpoint)
-    )  # its faults come before hours of work
+    check_recipe(run)
     with locked(work, busy=f"another run is at work in {work}", hint="wait for it, or choose another output"):
-        cut = _cut(run, cutter, work)
+        try:
+            cut = _cut(run, cutter, work)
+        except BaseException:
+            if {path.name for path in work.iterdir()} <= {LOCK_NAME}:  # nothing to go on with
+                shutil.rmtree(work, ignore_errors=True)
+            raise
         recovered = recover(
             Recovery(
                 pruned=work / _CUT,

@@ -153,7 +153,7 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
     weights = [matrix.weight for matrix in linear_weights(model, pruned.architecture)]
     before_zeros, dead = zero_share(weights), zeros_of(weights)
     if dead:
-        _check_in_place(config)
+        check_in_place(config)
     before = _scores(model, lesson, config)
     trained = _trained(task, config, model, pruned, parent, lesson, KeepZeros(dead), registry)
     round_weights(model, pruned.stored_dtype)
@@ -183,7 +183,11 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
     return result
 
 
-def _check_in_place(config: TrainConfig) -> None:
+def check_in_place(config: TrainConfig) -> None:
+    """Refuse a recipe under which the zeros of a mask would not stay zeros.
+
+    :raises UnsupportedError: naming the settings that hold them.
+    """
     if config.train.tuning.name not in _IN_PLACE or config.train.sharding != "none":
         raise UnsupportedError(
             "zeros are held in weights that are trained themselves, on one device",

@@ -204,7 +204,7 @@ def _ff_plan(cut: _Cut, ratio: float) -> _Plan | None:
     for step in (a for a in ALIGNMENTS if a <= alignment(width)):
         left = int((width - (ratio - SLACK) * cut.weights / channel) // step * step)
         share = (width - left) * channel / cut.weights
-        if left >= step and share - ratio <= TOLERANCE:
+        if step <= left < width and share - ratio <= TOLERANCE:
             changes = {k: left for k in _FF_KEYS if getattr(config, k, None) == width}
             return changes, {width: left}, modules, share
     most = (width - alignment(width)) * channel / cut.weights

@@ -7,7 +7,6 @@ largest (Evci et al., "Rigging the Lottery", 2020).
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -81,12 +80,12 @@ class DynamicStrategy(MaskStrategy):
         goal = check_goal(task.goal, "dynamic")
         if settings.regrow and task.goal.pattern is not None:
             raise UnsupportedError(f"weights cannot grow again under {task.goal}", hint="--ratio, or regrow=0")
-        model, key = fresh(task), identity(task, settings)
+        model, key, rows = fresh(task), identity(task, settings), training_rows(task, settings)
         ramp = Ramp(linear_weights(model, task.architecture), settings, task.goal, goal)
         with state_folder(task) as root:
             trained = run(
-                settings.training(settings.steps, task.seed), model, training_rows(task),
-                run_dir=Path(root) / f"dynamic-{key[:16]}", identity=key, resources=resources_of(task, settings.loss),
+                settings.training(settings.steps, task.seed), model, rows,
+                run_dir=root / f"dynamic-{key[:16]}", identity=key, resources=resources_of(task, settings.loss),
                 callbacks=(ramp,), choose_from=settings.last_change + 1, label="training while pruning",
             )  # fmt: skip
         told = PlanTrial(_PLAN, (), goal, math.exp(min(trained.best_eval_loss, 700.0)), chosen=True)

@@ -31,6 +31,7 @@ from apt.plugins.optional.pruning.strategies.trained import (
     state_folder,
     training_rows,
 )
+from apt.training.data.rows import TokenRows
 from apt.training.result import TrainResult
 from apt.training.runner import run
 
@@ -70,8 +71,9 @@ class LotteryStrategy(MaskStrategy):
         """
         task.architecture.check_uniform("pruning")
         settings = LotterySettings(**task.settings)
+        rows = training_rows(task, settings)
         with state_folder(task) as root:
-            rounds = _Rounds(task, settings, Path(root))
+            rounds = _Rounds(task, settings, rows, root)
             for number in range(settings.rounds):
                 rounds.prune_after(number)
             model = rounds.train(settings.rounds)
@@ -82,11 +84,11 @@ class LotteryStrategy(MaskStrategy):
 class _Rounds:
     """The rounds of one call and what is kept of them, so that a call that was killed goes on."""
 
-    def __init__(self, task: Task, settings: LotterySettings, root: Path) -> None:
+    def __init__(self, task: Task, settings: LotterySettings, rows: TokenRows, root: Path) -> None:
         self._task, self._settings, self._root = task, settings, root
         self._goal = check_goal(task.goal, "lottery")
         self._identity = identity(task, settings)
-        self._rows = training_rows(task)
+        self._rows = rows
         self._resources = resources_of(task, settings.loss)
         #: Of the rounds so far: their shares and perplexities.
         self.trials: list[PlanTrial] = []

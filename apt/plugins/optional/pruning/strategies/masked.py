@@ -41,7 +41,8 @@ class MaskStrategy:
                 if architecture.role_of(name) in LINEAR_ROLES and len(tensor.shape) == 2:
                     check_groups(wanted, tensor.shape[0 if architecture.transposed else 1])
         share = wanted.share if isinstance(wanted, Pattern) else wanted
-        return [PlanPreview(self.plan, share, checkpoint.parameters, checkpoint.size_bytes)]
+        tensor_bytes = sum(tensor.size_bytes for tensor in checkpoint.tensors.values())
+        return [PlanPreview(self.plan, share, checkpoint.parameters, tensor_bytes)]
 
 
 class BlockStrategy(MaskStrategy, ABC):

@@ -2,13 +2,16 @@
 
 import copy
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from apt.checkpoint.lock import locked
 from apt.console.errors import BadInputError
 from apt.plugins.optional.pruning.contract import PlanTrial, Pruned, Task
 from apt.plugins.optional.pruning.goals import Goal, Pattern
@@ -69,15 +72,20 @@ def check_goal(goal: Goal, strategy: str) -> float:
     return wanted.share if isinstance(wanted, Pattern) else wanted
 
 
-def training_rows(task: Task) -> TokenRows:
+def training_rows(task: Task, settings: TrainingSettings) -> TokenRows:
     """Return the calibration rows as rows to train on.
 
     :raises BadInputError: for too few rows, or ids beyond the vocabulary.
     """
     rows = TokenRows(task.rows.ids, task.rows.labels)
     rows.check(int(task.model.config.get_text_config().vocab_size))
-    if len(rows) < 2:
-        raise BadInputError(f"the text {task.rows.source!r} has {len(rows)} row: too few to train and measure on")
+    wanted = settings.eval_rows + settings.batch_rows
+    if len(rows) < wanted:
+        raise BadInputError(
+            f"the text {task.rows.source!r} has {len(rows)} rows, too few: {settings.eval_rows} to measure on and "
+            f"{settings.batch_rows} of a step are wanted",
+            hint="more text, more --tokens, or smaller --set eval_rows and --set batch_rows",
+        )
     return rows
 
 
@@ -91,12 +99,19 @@ def resources_of(task: Task, loss: str) -> Resources:
     return Resources(teacher=teacher)
 
 
-def state_folder(task: Task) -> AbstractContextManager[str]:
-    """Where runs keep their state: the task's own place, or one that goes with the call."""
+@contextmanager
+def state_folder(task: Task) -> Iterator[Path]:
+    """Where runs keep their state: the task's own place, held alone, or one that goes with the call.
+
+    :raises UsageError: when another process is at work there.
+    """
     if task.work_dir is None:
-        return TemporaryDirectory(prefix="apt-prune-")
-    task.work_dir.mkdir(parents=True, exist_ok=True)
-    return nullcontext(str(task.work_dir))
+        with TemporaryDirectory(prefix="apt-prune-") as folder:
+            yield Path(folder)
+        return
+    busy = f"another pruning is at work in {task.work_dir}"
+    with locked(task.work_dir, busy=busy, hint="wait for it, or choose another output"):
+        yield task.work_dir
 
 
 def identity(task: Task, settings: BaseModel) -> str:

@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from apt.checkpoint.reader import Checkpoint
+from apt.console.errors import UnsupportedError
 from apt.evaluation.texts import rows_from_ids, save_rows
 from apt.plugins.optional.pruning.cutting import cut
-from apt.plugins.optional.pruning.operation import prune
+from apt.plugins.optional.pruning.operation import preview, prune
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.recovery import recovering
 from apt.plugins.optional.pruning.recovery.recovering import cut_and_recover
@@ -101,6 +102,17 @@ def test_a_cut_of_another_call_is_made_anew(options: PruneOptions, tmp_path: Pat
     assert "is of another call and begins anew" in capfd.readouterr().err
     share = [int((Checkpoint.open(options.output).read(n) == 0).sum()) for n in ("model.layers.0.mlp.up_proj.weight",)]
     assert share == [Checkpoint.open(options.output).tensors["model.layers.0.mlp.up_proj.weight"].elements // 4]
+
+
+def test_a_recipe_that_would_lose_the_zeros_is_refused_before_the_cut(options: PruneOptions, tmp_path: Path):
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["train"]["tuning"] = {"name": "lora"}
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    asked = options.model_copy(update={"recover": str(tmp_path / "lora.yaml")})
+    for call in (preview, prune):
+        with pytest.raises(UnsupportedError, match="zeros are held"):
+            call(asked)
+    assert not list(tmp_path.glob(".out*"))
 
 
 class Stopped(Exception):

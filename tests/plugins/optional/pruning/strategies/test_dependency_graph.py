@@ -130,6 +130,15 @@ def test_the_channels_of_a_residual_network_are_scaled_together(tmp_path: Path) 
 
 @installed
 @pytest.mark.usefixtures("forked")
+def test_a_share_that_would_cut_nothing_is_refused(tmp_path: Path) -> None:
+    model = make("bert", tmp_path / "dense")
+    with pytest.raises(UnsupportedError, match=r"0\.1% cannot be cut"):
+        prune(options(model, tmp_path / "out", ratio=0.001))
+    assert not (tmp_path / "out").exists()
+
+
+@installed
+@pytest.mark.usefixtures("forked")
 def test_what_a_config_cannot_say_is_refused_with_the_reason(tmp_path: Path) -> None:
     cases = {"bart": "cannot be cut from BartModel", "convnext": "its config states no width"}
     for kind, reason in cases.items():

@@ -12,8 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from apt.checkpoint.architecture import descriptor
+from apt.checkpoint.lock import locked
 from apt.checkpoint.reader import Checkpoint
-from apt.console.errors import BadInputError, UnsupportedError
+from apt.console.errors import BadInputError, UnsupportedError, UsageError
 from apt.evaluation.scoring import perplexity, score_rows
 from apt.evaluation.texts import rows_from_ids
 from apt.plugins.optional.pruning.contract import Pruned, Task
@@ -160,6 +161,12 @@ def test_growing_again_keeps_the_count_and_changes_the_mask(dense: Any) -> None:
     one, two = zeros(first, given), zeros(second, other)
     assert all(int(one[n].sum()) == int(two[n].sum()) for n in one)
     assert any(not torch.equal(one[n], two[n]) for n in one)
+
+
+def test_one_process_at_a_time_is_at_work_on_an_output(dense: Any, tmp_path: Path) -> None:
+    given = replace(task(dense, "dynamic"), work_dir=tmp_path / "work")
+    with locked(tmp_path / "work", busy="", hint=""), pytest.raises(UsageError, match="another pruning is at work"):
+        DynamicStrategy().prune(given)
 
 
 def test_the_schedule_is_cubic_and_ends_before_the_training() -> None:
