@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from apt.console.errors import UnsupportedError
-from apt.plugins.optional.pruning.contract import FileStrategy
+from apt.plugins.optional.pruning.contract import FileStrategy, StreamingStrategy
 from apt.plugins.optional.pruning.options import PruneOptions
 from apt.plugins.optional.pruning.result import PrunePreview, PruneResult
 from apt.plugins.optional.pruning.run import Run
@@ -63,10 +63,12 @@ def preview(options: PruneOptions) -> PrunePreview:
 
         check_recipe(run)
     plans = run.plans
-    if options.stream:
-        from apt.plugins.optional.pruning.streaming.cutting import memory_of, preview_streamed
+    if options.stream or (options.effort == "light" and isinstance(run.strategy, StreamingStrategy)):
+        from apt.plugins.optional.pruning.streaming.cutting import check_text, memory_of, preview_streamed
 
-        plans = (preview_streamed(run),)
+        if options.stream:
+            check_text(run)
+        plans = (preview_streamed(run),)  # nothing is searched
     largest = max(plans, key=lambda plan: plan.size_bytes)
     dimensions = checkpoint.architecture.dimensions(checkpoint.config)
     activations = options.tokens * dimensions.hidden * (2 * dimensions.layers + 1)

@@ -60,7 +60,7 @@ class PruneOptions(Options):
         description="What to measure on; when absent, the held-out split of the calibration text, or for a file "
         "without one the last tenth of its rows, which are then not fitted on.",
     )
-    tokens: int = Field(default=16384, ge=256, description="Calibration tokens, at most.")
+    tokens: int = Field(default=16384, ge=256, le=2**31, description="Calibration tokens, at most.")
     heldout_rows: int = Field(default=64, ge=1, description="Rows to measure on, at most.")
     effort: Literal["light", "fast", "full"] = Field(
         default="fast",

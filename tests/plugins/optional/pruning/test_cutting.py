@@ -93,6 +93,13 @@ def test_what_cannot_be_streamed_is_refused_by_the_preview_too(model: Path, tmp_
         preview(options(model, tmp_path, text, stream=True, calibration="self"))
 
 
+def test_a_light_cut_is_the_one_that_was_shown(model: Path, tmp_path: Path, text: Path):
+    asked = options(model, tmp_path, text, effort="light", ratio=0.4)
+    (plan,) = preview(asked).plans
+    result = prune(asked)
+    assert (plan.plan, plan.parameters) == (result.plan, result.parameters_after)
+
+
 def test_what_was_written_wrongly_does_not_appear(model: Path, tmp_path: Path, text: Path, monkeypatch):
     def spoilt(writer, cut, parent):
         with torch.no_grad():

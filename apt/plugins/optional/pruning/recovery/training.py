@@ -146,7 +146,8 @@ def recover(task: Recovery, registry: Registry | None = None) -> RecoveryResult:
     config = recovery_config(task.recipe, calibration=task.calibration, text=task.text, registry=registry)
     pruned, parent = open_trainable(str(task.pruned)), open_trainable(task.parent)
     check_target(task.output, overwrite=task.overwrite, sources=sources_of(pruned, parent))
-    config = config.model_copy(update={"model": None, "teacher": task.parent})
+    context = shared_context([pruned.config, parent.config])
+    config = _within(config.model_copy(update={"model": None, "teacher": task.parent}), context)
     teacher = load_teacher(parent, config, device())
     model: Any = pruned.load(dtype=torch.float32)
     lesson = _lesson(task, config, pruned, parent, model, teacher, registry)
@@ -193,6 +194,20 @@ def check_in_place(config: TrainConfig) -> None:
             "zeros are held in weights that are trained themselves, on one device",
             hint="train.tuning full or frozen, train.sharding none",
         )
+
+
+def _within(config: TrainConfig, context: int | None) -> TrainConfig:
+    """Lower the windows of a recipe to the context of the models: it was written for any model."""
+    if config.data is None or context is None:
+        return config
+    changes: dict[str, Any] = {}
+    for name in ("train", "eval"):
+        section = getattr(config.data, name)
+        window = getattr(section, "window", None)
+        if isinstance(window, int) and window > context:
+            console.note(f"data.{name}.window: {window} tokens lowered to {context}, the context of the models")
+            changes[name] = section.model_copy(update={"window": context})
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)}) if changes else config
 
 
 def _lesson(

@@ -25,19 +25,25 @@ def plan_of(run: Run) -> StreamPlan:
     """Return what the strategy does layer by layer; only headers are read.
 
     :raises UnsupportedError: when the strategy needs the whole model.
-    :raises UsageError: when a text would have to be sampled from it.
     """
     options, checkpoint = run.options, run.checkpoint
     if not isinstance(run.strategy, StreamingStrategy):
         raise UnsupportedError(f"the strategy {options.strategy} needs the whole model in memory", hint="no --stream")
-    if "self" in (text_of(options, checkpoint), options.heldout):
+    return run.strategy.stream_plan(
+        checkpoint, run.goal, effort=options.effort, seed=options.seed, settings=run.settings
+    )
+
+
+def check_text(run: Run) -> None:
+    """Refuse what layers alone cannot write.
+
+    :raises UsageError: when a text would have to be sampled from the model.
+    """
+    if "self" in (text_of(run.options, run.checkpoint), run.options.heldout):
         raise UsageError(
             "a text is sampled from a model in memory, which --stream does not hold",
             hint="--calibration embedded, or a file",
         )
-    return run.strategy.stream_plan(
-        checkpoint, run.goal, effort=options.effort, seed=options.seed, settings=run.settings
-    )
 
 
 def preview_streamed(run: Run) -> PlanPreview:
@@ -72,6 +78,7 @@ def cut_streamed(run: Run, target: Path, *, speed: bool) -> PruneResult:
     :raises UsageError: when a text would have to be sampled from it.
     """
     options, checkpoint = run.options, run.checkpoint
+    check_text(run)
     plan = plan_of(run)
     texts = load_texts(options, checkpoint)
 

@@ -47,9 +47,10 @@ def placed(run: Run) -> Run:
 
 def _hindrance(run: Run) -> str:
     """Say why a cut cannot be made layer by layer; empty when it can."""
-    from apt.plugins.optional.pruning.streaming.cutting import plan_of
+    from apt.plugins.optional.pruning.streaming.cutting import check_text, plan_of
 
     try:
+        check_text(run)
         plan_of(run)
     except (UnsupportedError, UsageError) as error:
         return str(error)

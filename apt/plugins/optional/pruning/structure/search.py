@@ -8,7 +8,7 @@ is fitted again on all rows.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -31,6 +31,9 @@ MEASURED: Final = 5
 #: Sizes that are so much less even than the most even ones are not measured: they took three quarters of one axis, or
 #: half of two, and lost by far in every trial.
 _MAX_EXCESS: Final = 0.35
+
+#: Of plans that are all faster than asked, those count that take at least this share of the slowest one's time.
+_AS_SLOW: Final = 0.98
 
 #: The search reads at most about so many tokens; the final fit reads them all.
 SEARCH_TOKENS: Final = 8192
@@ -67,6 +70,8 @@ def legal_shapes(
     found = [
         s for s in shapes(before, budget, heads_divide_hidden=heads_divide_hidden, narrower=narrower) if s != before
     ]
+    if not found and goal.speed is not None:
+        found = _fast_enough(before, budget, heads_divide_hidden)
     if not found:
         plans = nearest(before, budget, heads_divide_hidden=heads_divide_hidden, narrower=narrower)
         told = "; ".join(f"{_cost_text(before, s, budget, goal)} ({s.describe()})" for s in plans)
@@ -80,6 +85,13 @@ def legal_shapes(
         limit = _unevenness(before, ranked[0]) + _MAX_EXCESS if ranked else 0.0
         result += [s for s in ranked if _unevenness(before, s) <= limit][:MAX_SHAPES]
     return result
+
+
+def _fast_enough(before: Sizes, budget: Budget, heads_divide_hidden: bool) -> list[Sizes]:
+    """Return the slowest plans that are fast enough: of a small model, steps from one size to the next are wide."""
+    found = shapes(before, replace(budget, floor=0.0), heads_divide_hidden=heads_divide_hidden)
+    slowest = max((budget.cost(s) for s in found if s != before), default=0.0)
+    return [s for s in found if s != before and budget.cost(s) >= _AS_SLOW * slowest]
 
 
 def _cost_text(before: Sizes, sizes: Sizes, budget: Budget, goal: Goal) -> str:

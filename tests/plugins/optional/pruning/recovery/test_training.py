@@ -224,6 +224,17 @@ def test_refusals_come_before_the_run(parent: Path, pruned: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_window_beyond_the_context_is_lowered(
+    parent: Path, pruned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    context = int(Checkpoint.open(parent).config["max_position_embeddings"])
+    given = {"recipe": str(recipe(tmp_path, data={**OF_PARENT, "window": 4 * context}, steps=2, eval_every=2))}
+    recover(task(parent, pruned, tmp_path, **given))
+    assert f"data.train.window: {4 * context} tokens lowered to {context}" in capfd.readouterr().err
+    kept = yaml.safe_load((tmp_path / "out" / "training.yaml").read_text(encoding="utf-8"))
+    assert kept["data"]["train"]["window"] == context
+
+
 def test_kd_is_short_for_a_shipped_recipe() -> None:
     assert find_recipe("kd") == find_recipe("recover/kd") and find_recipe("kd").is_file()
     config = recovery_config("kd", calibration="embedded")

@@ -81,6 +81,14 @@ def test_a_width_that_suits_no_kernel_gives_every_width():
     assert Sizes(64, 8, 5, 4, 1, 134) in shapes(odd, weights_budget(odd, 0.25), heads_divide_hidden=True)
 
 
+def test_a_speed_that_only_a_faster_plan_reaches_is_met_by_the_slowest_of_those():
+    coarse = Sizes(hidden=64, head_dim=32, layers=3, kv_groups=1, heads_per_group=1, ff=1)
+    budget = cost_budget(lambda sizes: sizes.layers, coarse, 2.5, tolerance=0.05)
+    with pytest.raises(UnsupportedError):
+        legal_shapes(coarse, budget, Goal(parameters=100), heads_divide_hidden=True)
+    assert legal_shapes(coarse, budget, Goal(speed=1.2), heads_divide_hidden=True) == [replace(coarse, layers=2)]
+
+
 def test_narrower_plans_meet_the_budget_and_fit_their_own_heads():
     assert narrower(TINY) == [224, 192]
     assert narrower(replace(TINY, hidden=4096)) == [3584, 3072]
