@@ -90,7 +90,7 @@ class StructuredStrategy:
             blocks = tuple(replace(b, stream_error=e) for b, e in zip(cut.blocks, errors, strict=True))
             cut = replace(cut, blocks=blocks)
         told = tuple(_told(trial, trial is best) for trial in trials)
-        fitted = None if best.fitted_loss is None else math.exp(best.fitted_loss)
+        fitted = None if best.fitted_loss is None else _perplexity(best.fitted_loss)
         return replace(
             _pruned(model, replace(cut, before=before), told),
             sensitivity=Sensitivity(searched, candidates, table).costs(),
@@ -177,7 +177,7 @@ def _refit_best(widths: Widths, trials: list[Trial]) -> list[Trial]:
         loss = mean_loss(pruned, at.calibration.batches[first:], streams[first:])
         fitted_loss = mean_loss(pruned, at.calibration.fitted, streams[:fitted])
         measured.append(replace(trial, loss=loss, fitted_loss=fitted_loss))
-    return [*sorted(measured, key=lambda trial: trial.loss), *(trial for trial in trials if trial not in finalists)]
+    return [*sorted(measured, key=_by_loss), *(trial for trial in trials if trial not in finalists)]
 
 
 def _finalists(trials: list[Trial]) -> list[Trial]:
@@ -192,5 +192,15 @@ def _finalists(trials: list[Trial]) -> list[Trial]:
 
 
 def _told(trial: Trial, chosen: bool) -> PlanTrial:
-    perplexity = math.exp(trial.loss) if trial.loss < 700 else math.inf
-    return PlanTrial(describe_plan(trial.sizes, trial.dropped), trial.dropped, trial.removed_share, perplexity, chosen)
+    plan = describe_plan(trial.sizes, trial.dropped)
+    return PlanTrial(plan, trial.dropped, trial.removed_share, _perplexity(trial.loss), chosen)
+
+
+def _perplexity(nats: float) -> float:
+    """Perplexity of a mean loss; infinite where it is no finite number."""
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def _by_loss(trial: Trial) -> float:
+    """Key by which a plan whose loss is not a number comes last."""
+    return trial.loss if math.isfinite(trial.loss) else math.inf

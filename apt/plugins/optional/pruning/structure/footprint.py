@@ -1,6 +1,7 @@
 """Parameters and bytes of a cut model, told from the tensors of the dense one."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A stored tensor; ``layer`` is ``None`` outside the decoder's layers."""
+    """A stored tensor, or the same one of several layers: plans by the thousand are summed up over these.
+
+    :param name: of the first of them.
+    :param layers: ascending; empty outside the decoder's layers.
+    """
 
     name: str
     shape: tuple[int, ...]
-    layer: int | None
+    layers: tuple[int, ...]
     value_bytes: float
 
 
@@ -48,10 +53,16 @@ class Footprint:
 
     @classmethod
     def _of(cls, architecture: Architecture, tensors: Iterable[tuple[str, tuple[int, ...], float]]) -> "Footprint":
-        found = []
+        found: dict[tuple[str, tuple[int, ...], float], tuple[str, list[int]]] = {}
         for name, shape, value_bytes in tensors:
-            found.append(_Tensor(name, tuple(shape), architecture.layer_of(name), value_bytes))
-        return cls(architecture, tuple(found))
+            layer = architecture.layer_of(name)
+            inner = name if layer is None else name.removeprefix(architecture.layer_prefix.format(layer))
+            _, layers = found.setdefault((inner, tuple(shape), value_bytes), (name, []))
+            layers += [] if layer is None else [layer]
+        return cls(
+            architecture,
+            tuple(_Tensor(n, shape, tuple(sorted(ls)), size) for (_, shape, size), (n, ls) in found.items()),
+        )
 
     def parameters(self, after: Sizes) -> int:
         """Return how many values a model of these sizes stores."""
@@ -63,5 +74,7 @@ class Footprint:
 
     def _left(self, after: Sizes) -> Iterable[tuple[int, float]]:
         for tensor in self.tensors:
-            if tensor.layer is None or tensor.layer < after.layers:
-                yield math.prod(cut_shape(tensor.name, tensor.shape, self.architecture, after)), tensor.value_bytes
+            count = bisect_left(tensor.layers, after.layers) if tensor.layers else 1
+            if count:
+                elements = math.prod(cut_shape(tensor.name, tensor.shape, self.architecture, after))
+                yield count * elements, tensor.value_bytes
