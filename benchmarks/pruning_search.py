@@ -114,6 +114,9 @@ def main() -> int:
         print(row.told(dense))
     # An axis that cannot remove the same share is no rival: it is shown, and not compared.
     rivals = [row.value for row in axes if abs(row.share - first.share) <= TOLERANCE]
+    if not rivals:
+        print("no axis alone can remove as much: nothing to compare with")
+        return 1
     figures = {
         f"lower perplexity than the best axis (bar {MARGIN:.0%})": (1 - first.value / min(rivals), MARGIN, 1),
         f"CPU seconds of the first target (bar {FIRST_CPU_SECONDS:.0f})": (first.cpu_seconds, FIRST_CPU_SECONDS, -1),

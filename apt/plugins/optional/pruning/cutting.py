@@ -15,7 +15,7 @@ from apt.console.output import to_jsonable
 from apt.evaluation.memory import peak_rss_bytes
 from apt.evaluation.scoring import score_together
 from apt.evaluation.speed import SpeedComparison, compare_speed
-from apt.plugins.optional.pruning.contract import LayerCut, PlanTrial, Task
+from apt.plugins.optional.pruning.contract import LayerCost, LayerCut, PlanTrial, Task
 from apt.plugins.optional.pruning.decoder.trace import check_ids, finite
 from apt.plugins.optional.pruning.measure import (
     TextFigures,
@@ -52,7 +52,7 @@ class Made:
     """What a strategy did, without the model.
 
     :param removed_share: share of the decoder's linear weights that is gone or zero, exactly.
-    :param fitted_perplexity: see :class:`~.contract.Pruned`; so ``held_back_perplexity``.
+    :param fitted_perplexity: see :class:`~.contract.Pruned`; so ``held_back_perplexity`` and ``sensitivity``.
     """
 
     plan: str
@@ -62,6 +62,7 @@ class Made:
     trials: tuple[PlanTrial, ...] = ()
     fitted_perplexity: float | None = None
     held_back_perplexity: float | None = None
+    sensitivity: tuple[LayerCost, ...] = ()
 
 
 def cut(run: Run, target: Path, *, speed: bool) -> PruneResult:
@@ -126,7 +127,7 @@ def _strategy(run: Run, dense: Any, texts: Texts) -> tuple[Any, Made]:
     )  # fmt: skip
     return pruned.model, Made(
         pruned.plan, pruned.removed_share, pruned.smaller, pruned.layers, pruned.trials, pruned.fitted_perplexity,
-        pruned.held_back_perplexity,
+        pruned.held_back_perplexity, pruned.sensitivity,
     )  # fmt: skip
 
 
@@ -171,6 +172,7 @@ def told(
         trials=made.trials,
         fitted_perplexity=made.fitted_perplexity,
         held_back_perplexity=made.held_back_perplexity,
+        sensitivity=made.sensitivity,
         peak_rss_bytes=peak_rss_bytes(),
         cpu_seconds=time.process_time() - run.began_cpu,
         seconds=time.monotonic() - run.began,

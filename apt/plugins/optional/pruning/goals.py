@@ -56,6 +56,8 @@ class Goal:
         given = [v for v in (self.ratio, self.pattern, self.parameters, self.size_bytes, self.speed) if v is not None]
         if len(given) != 1:
             raise UsageError("give one of --ratio, --pattern, --target-params, --target-bytes and --target-speed")
+        if self.ratio is not None and not 0.0 < self.ratio < 1.0:
+            raise UsageError(f"the share {self.ratio:g} of the weights is not between 0 and 1")
 
     @property
     def share(self) -> float | None:

@@ -94,7 +94,7 @@ def preview(options: PruneOptions) -> PrunePreview:
 
 def _alone(run: Run) -> Run:
     """Refuse what a strategy that works on files by itself does not go on with."""
-    for name in ("recover", "stream"):
+    for name in ("recover", "stream", "heldout"):
         if getattr(run.options, name):
             raise UnsupportedError(f"the strategy {run.options.strategy} does not go with --{name}")
     return run

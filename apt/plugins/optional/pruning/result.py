@@ -6,7 +6,7 @@ from pathlib import Path
 from apt.console.table import Table
 from apt.console.units import format_bytes
 from apt.evaluation.speed import SpeedComparison
-from apt.plugins.optional.pruning.contract import LayerCut, PlanPreview, PlanTrial
+from apt.plugins.optional.pruning.contract import LayerCost, LayerCut, PlanPreview, PlanTrial
 from apt.plugins.optional.pruning.measure import TextFigures
 from apt.plugins.optional.pruning.recovery.result import RecoveryResult
 
@@ -24,14 +24,15 @@ class PruneResult:
     :param heldout: a text that was not fitted on.
     :param gap_nats: rise of the loss per token on the held-out text, less that on the calibration text: what of the
         fit does not carry over.
-    :param heldout_cut: the held-out text after the cut and before a recovery; ``recovery`` tells of that. All other
-        figures are then of what was recovered.
+    :param heldout_cut: the held-out text after the cut and before a recovery; ``recovery`` tells of that. Sizes,
+        perplexities and speed are then of what was recovered; how the cut was chosen and made stays as it was.
     :param speed: the dense model's and the cut one's, measured in turn in their stored dtype; ``None`` where it was
         not, and ``speed_skipped`` says why.
     :param max_logit_difference: of the written checkpoint, loaded again, from the model in memory; ``None`` where it
         was not loaded, and ``reload_skipped`` says why.
     :param layers: the cut map, one entry per dense layer.
     :param trials: plans that were measured, best first, on rows that they were not fitted on.
+    :param sensitivity: what cutting one layer alone costs, as far as the search measured it.
     :param fitted_perplexity: on the calibration rows that the chosen plan was fitted on, when it was chosen;
         ``held_back_perplexity`` on those held back to choose by. ``None`` where nothing was held back.
     :param peak_rss_bytes: of the process, whatever it did before.
@@ -67,6 +68,7 @@ class PruneResult:
     held_back_perplexity: float | None = None
     heldout_cut: TextFigures | None = None
     recovery: RecoveryResult | None = None
+    sensitivity: tuple[LayerCost, ...] = ()
 
     @property
     def effect(self) -> str:
@@ -79,7 +81,7 @@ class PruneResult:
     def tables(self) -> list[Table]:
         """Return the figures before and after, how they were found, the cut map and the plans that were weighed."""
         recovery = self.recovery.tables() if self.recovery is not None else []
-        found = (self._figures(), self._evidence(), *recovery, self._cut_map(), self._trials())
+        found = (self._figures(), self._evidence(), *recovery, self._cut_map(), self._trials(), self._costs())
         return [table for table in found if table.rows]
 
     def _figures(self) -> Table:
@@ -159,6 +161,19 @@ class PruneResult:
             for trial in self.trials
         ]
         return Table("Plans measured on held-back rows", ("plan", "removes", "perplexity", ""), rows)
+
+    def _costs(self) -> Table:
+        """What single cuts of each layer cost: of attention and MLP the measured level that is nearest to a half."""
+        rows = []
+        for layer in sorted({cost.layer for cost in self.sensitivity}):
+            row = [str(layer)]
+            for axis, share in (("drop", 0.0), ("attention", 0.5), ("mlp", 0.5)):
+                costs = [cost for cost in self.sensitivity if (cost.layer, cost.axis) == (layer, axis)]
+                nearest = min(costs, key=lambda cost: abs(cost.kept_share - share), default=None)
+                row.append("" if nearest is None else f"{nearest.loss_rise:+.4f}")
+            rows.append(row)
+        title = "What cutting one layer alone costs, in nats per token on held-back rows"
+        return Table(title, ("layer", "dropped", "half of attention", "half of MLP"), rows)
 
 
 @dataclass(frozen=True, slots=True)

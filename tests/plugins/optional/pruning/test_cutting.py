@@ -93,6 +93,19 @@ def test_what_cannot_be_streamed_is_refused_by_the_preview_too(model: Path, tmp_
         preview(options(model, tmp_path, text, stream=True, calibration="self"))
 
 
+def test_what_single_cuts_cost_is_told_of_a_search(model: Path, tmp_path: Path, text: Path, capfd):
+    result = prune(options(model, tmp_path, text, ratio=0.3))
+    assert "plans are measured on the rows that they are fitted on" in capfd.readouterr().err  # a text of one batch
+    layers = len(result.layers)
+    assert {(cost.layer, cost.axis) for cost in result.sensitivity if cost.axis != "drop"} == {
+        (layer, axis) for layer in range(layers) for axis in ("attention", "mlp")
+    }
+    (table,) = (table for table in result.tables() if table.title.startswith("What cutting one layer alone costs"))
+    assert [row[0] for row in table.rows] == [str(layer) for layer in range(layers)]
+    half = [c for c in result.sensitivity if (c.layer, c.axis, c.kept_share) == (0, "mlp", 0.5)]
+    assert table.rows[0][3] == f"{half[0].loss_rise:+.4f}"
+
+
 def test_a_light_cut_is_the_one_that_was_shown(model: Path, tmp_path: Path, text: Path):
     asked = options(model, tmp_path, text, effort="light", ratio=0.4)
     (plan,) = preview(asked).plans

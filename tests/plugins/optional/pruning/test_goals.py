@@ -23,6 +23,12 @@ def test_exactly_one_goal_is_given():
         Goal(ratio=0.5, parameters=3)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_a_share_lies_between_nothing_and_all(ratio: float):
+    with pytest.raises(UsageError, match="is not between 0 and 1"):
+        Goal(ratio=ratio)
+
+
 def test_only_ratio_and_pattern_state_a_share():
     assert Goal(ratio=0.25).share == 0.25
     assert Goal(pattern=Pattern(2, 4)).share == 0.5

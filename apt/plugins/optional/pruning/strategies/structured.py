@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from apt.checkpoint.architecture import Architecture
+from apt.console import output as console
 from apt.console.errors import UnsupportedError
 from apt.options import Options
 from apt.plugins.optional.pruning.contract import Effort, PlanPreview, PlanTrial, Pruned, Task
@@ -76,6 +77,11 @@ class StructuredStrategy:
         candidates = _legal(before, budget, task.goal, task.architecture)
         batches = trace(decoder, task.rows)
         searched = Widths(decoder, task.architecture, searching_part(batches), before)
+        if not searched.dense.calibration.held_back:
+            console.warn(
+                f"the text {task.rows.source!r} has {task.rows.tokens:,} tokens: plans are measured on the rows that "
+                "they are fitted on; give more --tokens"
+            )
         with solvable():
             table = Table(table_path(task.model, task.rows))
             trials = search(searched, candidates, table)
