@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from apt.checkpoint.loading import quiet_transformers
+from apt.console import output
 from apt.console.progress import progress
 from apt.registry import Registry
 from apt.training.attention import fast_attention
@@ -114,6 +115,8 @@ def run(
         together = processes().num_processes
         on_first(lambda: claim(run_dir, config, identity, may_change, processes=together))
         start = _start_of(run_dir, section)
+        if start.state is not None:
+            output.note(f"going on after step {start.done_steps} of {start.steps}, from {start.state}")
         stack.enter_context(quiet_transformers())
         dtype = autocast_dtype(section.precision, device())
         stack.enter_context(fast_attention(_models(model, resources), data, dtype))

@@ -119,7 +119,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
-    tmp_path: Path, whole: Callable[[str], Any], optimizer: str
+    tmp_path: Path, whole: Callable[[str], Any], optimizer: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for event, step in (
         ("on_train_begin", 0),
@@ -134,7 +134,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
     ):
         killed(lambda event=event, step=step: long_run(tmp_path, At(event, step, kill_self), optimizer=optimizer))
     assert state_folder(tmp_path, 6).exists() and not state_folder(tmp_path, 8).exists()
-    assert_equal_runs(whole(optimizer), long_run(tmp_path, optimizer=optimizer))
+    capfd.readouterr()
+    last = long_run(tmp_path, optimizer=optimizer)
+    assert f"going on after step 6 of {STEPS}" in capfd.readouterr().err
+    assert_equal_runs(whole(optimizer), last)
 
 
 @pytest.mark.parametrize("moment", ["seal", "prune"])
