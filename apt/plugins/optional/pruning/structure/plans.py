@@ -6,6 +6,7 @@ checkpoint or a kernel would refuse are never proposed.
 """
 
 import bisect
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -75,18 +76,25 @@ def shapes(before: Sizes, budget: Budget, *, heads_divide_hidden: bool, narrower
         found = [s for s in _widest(bodies, budget, step) if budget.cost(s) >= budget.floor]
         if found:
             return found
-    near = _all(before, bodies, next(_steps(before.ff)))
-    return [s for s in near if budget.limit < budget.cost(s) <= budget.near]
+    return [s for s in _a_little_above(bodies, budget, next(_steps(before.ff))) if s != before]
 
 
 def nearest(
     before: Sizes, budget: Budget, *, heads_divide_hidden: bool, narrower: Sequence[int] = (), count: int = 3
 ) -> list[Sizes]:
     """Return the legal sizes whose cost is nearest to the limit, for the message that refuses a goal."""
-    everything = _all(before, _bodies(before, heads_divide_hidden, narrower), next(_steps(before.ff)))
-    return sorted(everything, key=lambda s: (abs(budget.cost(s) - budget.limit), -s.hidden, -s.layers, -s.heads))[
-        :count
-    ]
+    step = next(_steps(before.ff))
+    around = (
+        replace(body, ff=ff)
+        for body in _bodies(before, heads_divide_hidden, narrower)
+        for widths, at in [_place(body, budget, step, budget.limit)]
+        for ff in widths[max(0, at - count) : at + count]  # costs never fall with ff: no other width is nearer
+    )
+    return heapq.nsmallest(
+        count,
+        (sizes for sizes in around if sizes != before),
+        key=lambda s: (abs(budget.cost(s) - budget.limit), -s.hidden, -s.layers, -s.heads),
+    )
 
 
 def _steps(ff: int) -> Iterator[int]:
@@ -111,17 +119,23 @@ def _bodies(before: Sizes, heads_divide_hidden: bool, narrower: Sequence[int]) -
                         yield replace(before, hidden=hidden, layers=layers, kv_groups=groups, heads_per_group=per_group)
 
 
+def _place(body: Sizes, budget: Budget, step: int, cost: float) -> tuple[Sequence[int], int]:
+    """Return the ff widths of a body, and how many of them cost at most so much."""
+    widths = [*range(step, body.ff, step), body.ff]
+    return widths, bisect.bisect_right(widths, cost, key=lambda ff: budget.cost(replace(body, ff=ff)))
+
+
 def _widest(bodies: Iterable[Sizes], budget: Budget, step: int) -> Iterator[Sizes]:
     """For each body the widest ff, a multiple of ``step`` or the dense width, that keeps to the budget."""
     for body in bodies:
-        widths = [*range(step, body.ff, step), body.ff]
-        fitting = bisect.bisect_right(widths, budget.limit, key=lambda ff: budget.cost(replace(body, ff=ff)))
+        widths, fitting = _place(body, budget, step, budget.limit)
         if fitting:
             yield replace(body, ff=widths[fitting - 1])
 
 
-def _all(before: Sizes, bodies: Iterable[Sizes], step: int) -> list[Sizes]:
-    """All legal sizes that are smaller than the dense ones."""
-    widths = [*range(step, before.ff, step), before.ff]
-    found = [replace(body, ff=ff) for body in bodies for ff in widths]
-    return [s for s in found if s != before]
+def _a_little_above(bodies: Iterable[Sizes], budget: Budget, step: int) -> Iterator[Sizes]:
+    """For each body the ff widths whose cost lies above the limit and not above the ``near`` mark."""
+    for body in bodies:
+        widths, fitting = _place(body, budget, step, budget.limit)
+        for ff in widths[fitting : _place(body, budget, step, budget.near)[1]]:
+            yield replace(body, ff=ff)
