@@ -3,12 +3,16 @@
 import gc
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+
+#: What tests of several folders call, beside fixtures.
+sys.path.append(str(Path(__file__).with_name("helpers")))
 
 # One thread each: the tests run in parallel, and torch's thread pools spin against one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from kills import killed
 from pydantic import Field
 from training_helpers import small_config, small_model, small_rows
 from transformers import TrainerCallback
@@ -167,13 +168,7 @@ def test_what_a_guard_remembers_is_saved_with_the_run(tmp_path: Path) -> None:
             if state.global_step == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            run(chosen, small_model(), small_rows(), run_dir=tmp_path, registry=REGISTRY, callbacks=(Kill(),))
-        finally:
-            os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    killed(lambda: run(chosen, small_model(), small_rows(), run_dir=tmp_path, registry=REGISTRY, callbacks=(Kill(),)))
     resumed = run(chosen, small_model(), small_rows(), run_dir=tmp_path, registry=REGISTRY)
     straight = run(chosen, small_model(), small_rows(), run_dir=tmp_path / "straight", registry=REGISTRY)
     assert resumed.skipped_steps == straight.skipped_steps == 1
@@ -199,13 +194,7 @@ def test_a_run_that_stopped_early_is_not_gone_on_with(tmp_path: Path) -> None:
         def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            run(ruin, small_model(), small_rows(), run_dir=tmp_path / "a", callbacks=(KillAfterTheLastSave(),))
-        finally:
-            os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    killed(lambda: run(ruin, small_model(), small_rows(), run_dir=tmp_path / "a", callbacks=(KillAfterTheLastSave(),)))
     results = []
     for folder in ("a", "b", "b"):
         model = small_model()

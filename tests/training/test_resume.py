@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from kills import killed
 from training_helpers import small_model, small_rows
 from transformers import TrainerCallback
 
@@ -90,18 +91,6 @@ def assert_equal_runs(first: Any, second: Any) -> None:
     assert first[1] == second[1]
     assert first[2].curve == second[2].curve and first[2].best_step == second[2].best_step
     assert first[2].tokens == second[2].tokens
-
-
-def killed(action: Callable[[], object]) -> None:
-    """Do something in a process of its own that has to end by a kill."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 @pytest.fixture(scope="module")

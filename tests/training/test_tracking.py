@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from kills import killed
 from training_helpers import small_model, small_rows
 from transformers import TrainerCallback
 
@@ -52,13 +53,7 @@ class Kill(TrainerCallback):
 
 
 def run_killed(config: TrainConfig, run_dir: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            run(config, small_model(), small_rows(), run_dir=run_dir, callbacks=(Kill(),))
-        finally:
-            os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    killed(lambda: run(config, small_model(), small_rows(), run_dir=run_dir, callbacks=(Kill(),)))
 
 
 def history_of(run_dir: Path) -> dict[int, dict[str, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from kills import killed
 
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import UnsupportedError
@@ -22,20 +23,8 @@ from apt.plugins.optional.pruning.result import PruneResult
 from apt.plugins.optional.pruning.run import Run
 
 
-@pytest.fixture(scope="module")
-def model(new_llama, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose predictions differ from token to token, so that there is something to learn from it."""
-    path = new_llama(tmp_path_factory.mktemp("model") / "dense", seed=3)
-    dense = Checkpoint.open(path).load()
-    with torch.no_grad():
-        for name, weight in dense.named_parameters():
-            weight *= 20.0 if "embed" in name else 6.0 if "proj" in name else 1.0
-    dense.save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def options(model: Path, tmp_path: Path) -> PruneOptions:
+def options(parent: Path, tmp_path: Path) -> PruneOptions:
     ids = torch.randint(2, 280, (40, 32), generator=torch.Generator().manual_seed(1))
     rows = rows_from_ids(ids, source="test")
     save_rows({"calibration": rows.take(range(32)), "heldout": rows.take(range(32, 40))}, tmp_path / "rows.npz")
@@ -47,12 +36,12 @@ def options(model: Path, tmp_path: Path) -> PruneOptions:
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return PruneOptions(
-        model=str(model), output=tmp_path / "out", calibration=str(tmp_path / "rows.npz"), strategy="magnitude",
+        model=str(parent), output=tmp_path / "out", calibration=str(tmp_path / "rows.npz"), strategy="magnitude",
         ratio=0.5, speed=False, recover=str(tmp_path / "recipe.yaml"),
     )  # fmt: skip
 
 
-def test_the_figures_are_of_what_was_recovered(options: PruneOptions, model: Path, tmp_path: Path):
+def test_the_figures_are_of_what_was_recovered(options: PruneOptions, parent: Path, tmp_path: Path):
     result = prune(options)
     assert isinstance(result, PruneResult)
     assert result.heldout_cut is not None and result.recovery is not None
@@ -62,7 +51,7 @@ def test_the_figures_are_of_what_was_recovered(options: PruneOptions, model: Pat
     assert result.heldout.perplexity_before.value == alone.heldout.perplexity_before.value
     assert result.heldout.perplexity_after.value != alone.heldout.perplexity_after.value
     assert result.recovery.steps == 12
-    dense, cut, out = (Checkpoint.open(path) for path in (model, tmp_path / "cut", tmp_path / "out"))
+    dense, cut, out = (Checkpoint.open(path) for path in (parent, tmp_path / "cut", tmp_path / "out"))
     for name in dense.tensors:
         if "proj" in name:
             assert torch.equal(out.read(name) == 0, cut.read(name) == 0)
@@ -73,15 +62,11 @@ def test_the_figures_are_of_what_was_recovered(options: PruneOptions, model: Pat
 
 
 def test_a_call_that_was_killed_takes_the_cut_that_is_made(options: PruneOptions, tmp_path: Path, capfd):
-    child = os.fork()
-    if child == 0:
-        try:
-            recovering.recover = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
-            prune(options)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    def interrupted() -> None:
+        recovering.recover = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        prune(options)
+
+    killed(interrupted)
     assert not options.output.exists() and (tmp_path / ".out.run" / "pruned").is_dir()
     capfd.readouterr()
     prune(options)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from kills import killed
 
 from apt.checkpoint.reader import Checkpoint
 from apt.console.errors import BadInputError, NotFoundError, TargetExistsError, UnsupportedError
@@ -21,18 +22,6 @@ from apt.training import callbacks
 from apt.training.config import parse_config
 
 Maker = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory, new_llama: Maker) -> Path:
-    """A random model whose predictions differ from token to token, so that there is something to learn from it."""
-    path = new_llama(tmp_path_factory.mktemp("recovery") / "dense", seed=3)
-    model = Checkpoint.open(path).load()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight *= 20.0 if "embed" in name else 6.0 if "proj" in name else 1.0
-    model.save_pretrained(path)
-    return path
 
 
 def damaged(parent: Path, target: Path, *, zeros: float = 0.0, dtype: str = "float32") -> Path:
@@ -119,18 +108,6 @@ def test_zeros_stay_zeros(parent: Path, tmp_path: Path, optimizer: str) -> None:
             assert bool((second[name][weight == 0] == 0).all()), name
             changed += int((second[name] != weight).sum())
     assert changed and result.perplexity_after.value < result.perplexity_before.value
-
-
-def killed(action: Callable[[], object]) -> None:
-    """Do something in a process of its own that has to end by a kill."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def test_a_killed_recovery_goes_on_to_the_same_weights(

@@ -2,13 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kills import killed
 from pydantic import ValidationError
 
 from apt.checkpoint.architecture import descriptor
@@ -95,17 +95,6 @@ def test_all_matrices_together_lose_the_share(dense: Any) -> None:
     counts = [(int(z.sum()), z.numel()) for z in zeros(pruned, given).values()]
     assert sum(c for c, _ in counts) == round(0.6 * sum(n for _, n in counts))
     assert len({round(c / n, 2) for c, n in counts}) > 1
-
-
-def killed(action: Callable[[], object]) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 @pytest.mark.parametrize(("name", "change", "nth"), [("lottery", {}, 14), ("dynamic", {"regrow": 0.3}, 6)])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from kills import killed
 
 from apt.checkpoint.loading import quiet_transformers
 from apt.checkpoint.reader import Checkpoint
@@ -198,18 +199,6 @@ def test_what_runs_is_what_is_stored(new_llama, tmp_path: Path):
 
 def weights(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.suffix == ".safetensors"}
-
-
-def killed(action: Callable[[], object]) -> None:
-    """Do something in a process of its own that has to end by a kill."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def dying(module: Any, name: str, call: int, *, after: bool) -> None:
